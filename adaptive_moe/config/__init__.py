@@ -1,0 +1,1 @@
+"""Typed, frozen configuration: defaults < YAML file < environment < command line."""

@@ -1,0 +1,166 @@
+"""The one home of every setting: its type, default, unit and range."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MIB = 1024 * 1024
+
+Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+PositiveInt = Annotated[int, Field(ge=1)]
+RankStrategy = Literal[
+    "fixed", "linear_decay", "linear_growth", "attention_heavy", "mlp_heavy", "random", "gradient"
+]
+
+
+class Section(BaseModel):
+    """Frozen, and unknown keys are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseSettings(Section):
+    """Which model is the frozen base, and in which numbers it is held."""
+
+    id: str = Field("pocket", description='"pocket", a local folder or a hub id')
+    revision: str | None = Field(None, description="hub revision; the default branch when absent")
+    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
+        None, description="absent: float32 on CPU, bfloat16 on CUDA"
+    )
+    quantization: Literal["nf4", "int8"] | None = Field(
+        None, description="bitsandbytes quantisation of the linear layers"
+    )
+    device: str = Field("auto", description='"auto" takes cuda, then mps, then cpu')
+    local_files_only: bool = Field(default=False, description="never ask the hub")
+
+
+class GenerationSettings(Section):
+    """How answers are decoded unless a call says otherwise."""
+
+    max_new_tokens: PositiveInt = Field(64, description="tokens; the longest answer")
+    do_sample: bool = Field(default=False, description="greedy when false")
+    temperature: float = Field(1.0, gt=0.0, le=10.0, description="only when sampling")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="only when sampling")
+    seed: int = Field(0, ge=0, description="of sampling")
+
+
+class RouterSettings(Section):
+    """When the base's own answer is trusted."""
+
+    threshold: Probability = Field(
+        0.7, description="least estimated probability of being right for a confident answer"
+    )
+    target_risk: Probability | None = Field(
+        None, description="choose the threshold for this error rate among trusted answers"
+    )
+    redo: bool = Field(
+        default=False, description="answer again with an expert when the base's answer looks wrong"
+    )
+    max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
+    folder: Path | None = Field(
+        None, description="a fitted router; absent: the pocket model's own, else untrained"
+    )
+
+
+class CacheSettings(Section):
+    """Bounds on the memory that experts take."""
+
+    device_bytes: int = Field(64 * MIB, ge=MIB, description="bytes of the LoRA bank on the device")
+    device_experts: PositiveInt = Field(32, description="experts on the device at once")
+    host_bytes: int = Field(256 * MIB, ge=0, description="bytes of experts kept in RAM")
+
+
+class GapSettings(Section):
+    """When repeated failure becomes a declared gap, and what happens then."""
+
+    on_verified: Literal["record", "ask", "train"] = Field(
+        "record", description="record: only list it; ask: propose; train: queue a training"
+    )
+    sources: tuple[Path, ...] = Field((), description="material that may fill gaps")
+    min_prompts: int = Field(8, ge=2, description="distinct prompts before a gap is declared")
+    suspect_prompts: int = Field(5, ge=2, description="distinct prompts before it is suspected")
+    failure_rate: Probability = Field(0.3, description="failure rate of the null hypothesis")
+    failure_bound: Probability = Field(
+        0.5, description="lower bound of the failure rate must lie above"
+    )
+    alpha: float = Field(
+        0.05, gt=0.0, lt=1.0, description="false-gap probability over all clusters"
+    )
+    consistency_samples: int = Field(5, ge=2, le=16, description="answers sampled to check a prompt")
+    consistency_members: int = Field(8, ge=1, le=64, description="prompts of a gap checked at most")
+    cooldown_prompts: int = Field(16, ge=0, description="prompts ignored after a rejected filling")
+    minutes_per_day: float = Field(60.0, ge=0.0, description="training budget in minutes")
+    max_experts: PositiveInt = Field(1000, description="experts in the store at most")
+    ledger: Path | None = Field(None, description="SQLite file; absent: beside the expert store")
+
+
+class TrainingSettings(Section):
+    """How an expert is trained."""
+
+    ranks: RankStrategy = Field("fixed", description="how ranks are shared out over the layers")
+    rank: int = Field(8, ge=1, le=128, description="reference rank r0; the budget is r0 everywhere")
+    scaling: Literal["rslora", "alpha_over_r", "const"] = Field(
+        "rslora", description="alpha/sqrt(r), alpha/r or alpha; written out per module"
+    )
+    alpha: float = Field(16.0, gt=0.0, description="LoRA alpha")
+    targets: Literal["all"] | tuple[str, ...] = Field(
+        "all", description="linear layers to adapt: all, or name suffixes"
+    )
+    activation: Literal["answer", "prompt"] = Field(
+        "answer", description="answer: LoRA from the generation header on, so prompt KV is shared"
+    )
+    max_steps: PositiveInt = Field(400, description="optimiser steps at most")
+    batch_size: PositiveInt = Field(32, description="examples in one optimiser step")
+    micro_batch_size: PositiveInt = Field(32, description="examples in one forward pass at most")
+    learning_rate: float = Field(4e-3, gt=0.0, le=1.0, description="peak, decays linearly to 5 %")
+    warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
+    weight_decay: float = Field(0.0, ge=0.0, description="AdamW")
+    clip_norm: float = Field(1.0, gt=0.0, description="gradient norm")
+    evaluate_every: PositiveInt = Field(40, description="steps between held-out evaluations")
+    patience: PositiveInt = Field(4, description="evaluations without gain before stopping")
+    split: Literal["auto", "recall", "generalise"] = Field(
+        "auto", description="recall for documents of facts, generalise for example files"
+    )
+    held_out_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of rows held out")
+    min_examples: PositiveInt = Field(16, description="fewer usable rows are refused")
+    prompt_cache_bytes: int = Field(
+        512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
+    )
+    checkpoint_every: PositiveInt = Field(50, description="steps between resumable checkpoints")
+    guard_prompts: int = Field(400, ge=0, description="prompts on which nothing may get worse")
+    guard: Path | None = Field(
+        None, description="JSON lines of prompt/answer that the base gets right"
+    )
+    max_guard_loss: Probability = Field(0.01, description="upper 95 % bound of the loss, fraction")
+    seed: int = Field(0, ge=0, description="of initialisation, order and synthesis")
+
+
+class LoggingSettings(Section):
+    """What is written where about the program's own doings."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "WARNING"
+    file: Path | None = Field(None, description="rotating log file; absent: none")
+    file_bytes: int = Field(1_000_000, ge=1000, description="bytes before the file is rotated")
+    file_count: int = Field(3, ge=0, le=100, description="old log files kept")
+
+
+class Settings(Section):
+    """The whole configuration tree."""
+
+    base: BaseSettings = BaseSettings()
+    store: Path | None = Field(
+        None, description="expert store; absent: ADAPTIVE_MOE_STORE, ./experts, the user's data"
+    )
+    generation: GenerationSettings = GenerationSettings()
+    router: RouterSettings = RouterSettings()
+    cache: CacheSettings = CacheSettings()
+    gaps: GapSettings = GapSettings()
+    training: TrainingSettings = TrainingSettings()
+    logging: LoggingSettings = LoggingSettings()
+
+    @model_validator(mode="after")
+    def _suspicion_comes_before_verification(self) -> "Settings":
+        if self.gaps.suspect_prompts > self.gaps.min_prompts:
+            raise ValueError("gaps.suspect_prompts must not exceed gaps.min_prompts")
+        return self
