@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> object:
     """Import the engine on first use, so that `import adaptive_moe` needs no torch."""
     if name == "AdaptiveMoE":
-        from adaptive_moe.engine.runtime import AdaptiveMoE  # noqa: PLC0415
+        from adaptive_moe.engine.runtime import AdaptiveMoE
 
         return AdaptiveMoE
     if name == "Answer":
-        from adaptive_moe.engine.events import Answer  # noqa: PLC0415
+        from adaptive_moe.engine.events import Answer
 
         return Answer
     raise AttributeError(f"module 'adaptive_moe' has no attribute {name!r}")

@@ -20,7 +20,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class BaseSettings(Section):
+class BaseModelSettings(Section):
     """Which model is the frozen base, and in which numbers it is held."""
 
     id: str = Field("pocket", description='"pocket", a local folder or a hub id')
@@ -87,7 +87,9 @@ class GapSettings(Section):
     alpha: float = Field(
         0.05, gt=0.0, lt=1.0, description="false-gap probability over all clusters"
     )
-    consistency_samples: int = Field(5, ge=2, le=16, description="answers sampled to check a prompt")
+    consistency_samples: int = Field(
+        5, ge=2, le=16, description="answers sampled to check a prompt"
+    )
     consistency_members: int = Field(8, ge=1, le=64, description="prompts of a gap checked at most")
     cooldown_prompts: int = Field(16, ge=0, description="prompts ignored after a rejected filling")
     minutes_per_day: float = Field(60.0, ge=0.0, description="training budget in minutes")
@@ -148,7 +150,7 @@ class LoggingSettings(Section):
 class Settings(Section):
     """The whole configuration tree."""
 
-    base: BaseSettings = BaseSettings()
+    base: BaseModelSettings = BaseModelSettings()
     store: Path | None = Field(
         None, description="expert store; absent: ADAPTIVE_MOE_STORE, ./experts, the user's data"
     )

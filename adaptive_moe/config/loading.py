@@ -1,0 +1,148 @@
+"""Builds the settings from their layers and names the layer in every complaint."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from adaptive_moe.config.settings import Settings
+from adaptive_moe.errors import ConfigurationError
+
+PREFIX = "ADAPTIVE_MOE__"
+_YAML_BYTES = 1024 * 1024
+_YAML_DEPTH = 50
+_YAML_ALIASES = 100
+
+Tree = dict[str, object]
+
+
+class _Environment(BaseSettings, Settings):  # type: ignore[misc]  # both set model_config
+    """The same tree, as pydantic-settings wants it for reading environment variables."""
+
+
+def load_settings(
+    file: Path | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Settings from defaults < YAML `file` < `ADAPTIVE_MOE__...` < `overrides`.
+
+    `overrides` are `key=value` words such as `router.threshold=0.8`; values are read as YAML.
+    Raises ConfigurationError naming the layer, the key and the reason.
+    """
+    layers = (
+        (str(file), read_yaml(file) if file is not None else {}),
+        ("environment", _read_environment(environment)),
+        ("--set", _read_overrides(overrides)),
+    )
+    merged: Tree = {}
+    for _, tree in layers:
+        merged = _merge(merged, tree)
+    try:
+        return Settings.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigurationError(_explain(error, layers)) from error
+
+
+def read_yaml(file: Path) -> Tree:
+    """The mapping in a YAML file, refused when it is oversized, too deep or full of aliases."""
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
+    if len(text) > _YAML_BYTES:
+        raise ConfigurationError(f"{file}: larger than {_YAML_BYTES} bytes")
+    try:
+        _guard_structure(text, str(file))
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        if isinstance(error, ConfigurationError):
+            raise
+        problem = " ".join(str(error).split())
+        raise ConfigurationError(f"{file}: not valid YAML: {problem}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigurationError(f"{file}: the top level must be keys and values")
+    return tree
+
+
+def _guard_structure(text: bytes, file: str) -> None:
+    depth = aliases = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.AliasEvent):
+            aliases += 1
+        if depth > _YAML_DEPTH or aliases > _YAML_ALIASES:
+            raise ConfigurationError(f"{file}: nested too deeply or too many aliases")
+
+
+def _read_environment(environment: Mapping[str, str] | None) -> Tree:
+    names = os.environ if environment is None else environment
+    for name in names:
+        section = name.upper().removeprefix(PREFIX).split("__")[0].lower()
+        if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
+            raise ConfigurationError(f"environment: {name}: there is no setting {section!r}")
+    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
+    if environment is not None:
+        source.env_vars = {name.lower(): value for name, value in environment.items()}
+    return source()
+
+
+def _read_overrides(overrides: Sequence[str]) -> Tree:
+    tree: Tree = {}
+    for word in overrides:
+        key, separator, value = word.partition("=")
+        if not separator or not key:
+            raise ConfigurationError(f"--set {word}: write key=value, e.g. router.threshold=0.8")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed = value
+        for part in reversed(key.strip().split(".")):
+            parsed = {part: parsed}
+        tree = _merge(tree, parsed)
+    return tree
+
+
+def _merge(lower: Tree, upper: Mapping[str, object]) -> Tree:
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        if isinstance(below, dict) and isinstance(value, dict):
+            merged[key] = _merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(error: ValidationError, layers: Sequence[tuple[str, Tree]]) -> str:
+    return "; ".join(_explain_one(detail, layers) for detail in error.errors(include_url=False))
+
+
+def _explain_one(detail: ErrorDetails, layers: Sequence[tuple[str, Tree]]) -> str:
+    path = [str(part) for part in detail["loc"]]
+    origin = next((name for name, tree in reversed(layers) if _holds(tree, path)), "settings")
+    reason = detail["msg"]
+    if detail["type"] == "extra_forbidden":
+        reason = "there is no such setting"
+    return f"{origin}: {'.'.join(path) or 'settings'}: {reason}"
+
+
+def _holds(tree: object, path: Sequence[str]) -> bool:
+    """Whether this layer sets the key (list positions below it do not matter)."""
+    for part in path:
+        if not isinstance(tree, dict):
+            return True
+        if part not in tree:
+            return False
+        tree = tree[part]
+    return bool(path)
