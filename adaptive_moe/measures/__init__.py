@@ -1,0 +1,1 @@
+"""Graders, calibration measures and the statistics that every verdict rests on."""

@@ -1,0 +1,142 @@
+"""Intervals and tests that say how far a measured difference can be trusted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import beta, binom, norm
+
+_BOOTSTRAP_BLOCK = 4_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """An estimate with its confidence limits, all in the unit of what was measured."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class McNemar:
+    """How many items turned right and wrong between two systems, with the exact two-sided p."""
+
+    gained: int
+    lost: int
+    p_value: float
+
+
+def wilson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Two-sided score interval of a success rate, Wilson 1927; no trial gives (0.5, 0, 1)."""
+    _check_counts(successes, trials, confidence)
+    if trials == 0:
+        return Interval(0.5, 0.0, 1.0)
+    rate = successes / trials
+    z_squared = float(norm.ppf(0.5 + confidence / 2)) ** 2
+    centre = (rate + z_squared / (2 * trials)) / (1 + z_squared / trials)
+    spread = z_squared * (rate * (1 - rate) / trials + z_squared / (4 * trials**2))
+    half = spread**0.5 / (1 + z_squared / trials)
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == trials else min(1.0, centre + half)
+    return Interval(rate, low, high)
+
+
+def clopper_pearson(successes: int, trials: int, *, confidence: float = 0.95) -> Interval:
+    """Two-sided exact interval of a success rate, Clopper & Pearson 1934.
+
+    It never covers less often than stated. No trial gives (0.5, 0, 1).
+    """
+    tail = 1 - (1 - confidence) / 2
+    low = clopper_pearson_lower(successes, trials, confidence=tail)
+    high = clopper_pearson_upper(successes, trials, confidence=tail)
+    return Interval(successes / trials if trials else 0.5, low, high)
+
+
+def clopper_pearson_lower(successes: int, trials: int, *, confidence: float = 0.95) -> float:
+    """Exact one-sided lower limit: 7 of 8 at 95 % gives 0.529; no success gives 0."""
+    _check_counts(successes, trials, confidence)
+    if successes == 0:
+        return 0.0
+    return float(beta.ppf(1 - confidence, successes, trials - successes + 1))
+
+
+def clopper_pearson_upper(successes: int, trials: int, *, confidence: float = 0.95) -> float:
+    """Exact one-sided upper limit: 0 of 300 at 95 % gives 0.00994; all successes give 1."""
+    _check_counts(successes, trials, confidence)
+    if successes == trials:
+        return 1.0
+    return float(beta.ppf(confidence, successes + 1, trials - successes))
+
+
+def paired_bootstrap(
+    differences: ArrayLike,
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int,
+) -> Interval:
+    """Two-sided percentile interval of a mean paired difference, Efron & Tibshirani 1993, ch. 13.
+
+    `differences` is [item], after minus before on the same item; items must be independent, so
+    paraphrases of one fact are averaged first. Where all differences are equal the interval has no
+    width: for "nothing was lost" use `clopper_pearson_upper`. Raises ValueError when empty or not
+    finite.
+    """
+    values = np.asarray(differences, dtype=np.float64).ravel()
+    if values.size == 0 or not np.isfinite(values).all():
+        raise ValueError(f"need finite differences, got {values.size} values")
+    if not 0 < confidence < 1 or resamples < 1:
+        raise ValueError(f"confidence {confidence} or resamples {resamples} out of range")
+    means = _resampled_means(values, resamples, np.random.default_rng(seed))
+    low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(float(values.mean()), float(low), float(high))
+
+
+def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
+    """Exact test whether two systems are right equally often on the same items, McNemar 1947.
+
+    Only items on which they differ count; where none differs p is 1. Raises ValueError when the
+    lengths differ.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"{len(before)} items before, {len(after)} after: they must be paired")
+    gained = sum(not old and new for old, new in zip(before, after, strict=True))
+    lost = sum(old and not new for old, new in zip(before, after, strict=True))
+    tail = float(binom.cdf(min(gained, lost), gained + lost, 0.5)) if gained + lost else 1.0
+    return McNemar(gained, lost, min(1.0, 2 * tail))
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """P-values adjusted for their number in the given order, Holm 1979.
+
+    Rejecting those <= alpha keeps the chance of any false rejection at alpha.
+    """
+    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
+    adjusted = [0.0] * len(p_values)
+    highest = 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = highest
+    return tuple(adjusted)
+
+
+def _check_counts(successes: int, trials: int, confidence: float) -> None:
+    if not 0 <= successes <= trials:
+        raise ValueError(f"{successes} successes of {trials} trials is impossible")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+
+
+def _resampled_means(
+    values: np.ndarray, resamples: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Means of `resamples` draws with replacement, in blocks so that memory stays bounded."""
+    block = max(1, _BOOTSTRAP_BLOCK // values.size)
+    means = np.empty(resamples)
+    for start in range(0, resamples, block):
+        stop = min(start + block, resamples)
+        picks = generator.integers(values.size, size=(stop - start, values.size))
+        means[start:stop] = values[picks].mean(axis=1)
+    return means

@@ -1,0 +1,105 @@
+"""Intervals and tests agree with values worked out by hand or by enumeration."""
+
+from itertools import product
+from math import comb
+
+import numpy as np
+import pytest
+
+from adaptive_moe.measures.statistics import (
+    clopper_pearson,
+    clopper_pearson_lower,
+    clopper_pearson_upper,
+    holm,
+    mcnemar,
+    paired_bootstrap,
+    wilson,
+)
+
+
+def test_exact_upper_limit_of_no_failure_is_the_closed_form() -> None:
+    assert clopper_pearson_upper(0, 300) == pytest.approx(1 - 0.05 ** (1 / 300))
+
+
+def test_exact_lower_limit_of_only_successes_is_the_closed_form() -> None:
+    assert clopper_pearson_lower(5, 5) == pytest.approx(0.05 ** (1 / 5))
+
+
+def test_exact_lower_limit_leaves_alpha_in_the_tail() -> None:
+    limit = clopper_pearson_lower(7, 8)
+    tail = sum(comb(8, k) * limit**k * (1 - limit) ** (8 - k) for k in (7, 8))
+    assert tail == pytest.approx(0.05)
+
+
+def test_exact_interval_covers_at_least_as_often_as_stated() -> None:
+    for rate in (0.03, 0.3, 0.5, 0.81):
+        covered = 0.0
+        for k in range(13):
+            interval = clopper_pearson(k, 12, confidence=0.9)
+            if interval.low <= rate <= interval.high:
+                covered += comb(12, k) * rate**k * (1 - rate) ** (12 - k)
+        assert covered >= 0.9
+
+
+def test_wilson_of_half_is_symmetric_and_matches_the_formula() -> None:
+    interval = wilson(5, 10)
+    z = 1.959963984540054
+    half = z * (0.25 / 10 + z**2 / 400) ** 0.5 / (1 + z**2 / 10)
+    assert interval.low == pytest.approx(0.5 - half)
+    assert interval.high == pytest.approx(0.5 + half)
+
+
+@pytest.mark.parametrize("interval", [wilson(0, 0), clopper_pearson(0, 0)])
+def test_no_trial_leaves_everything_possible(interval: object) -> None:
+    assert (interval.low, interval.high) == (0.0, 1.0)  # type: ignore[attr-defined]
+
+
+def test_impossible_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="impossible"):
+        wilson(3, 2)
+
+
+def test_bootstrap_of_two_items_matches_full_enumeration() -> None:
+    # Four equally likely resamples of (0, 1): means 0, .5, .5, 1, so the 50 % interval is .25-.75
+    # at its quartiles' neighbours: every quantile in (.25, .75) is .5.
+    interval = paired_bootstrap([0.0, 1.0], confidence=0.4, resamples=4000, seed=1)
+    assert (interval.mean, interval.low, interval.high) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_of_a_large_sample_is_close_to_the_normal_interval() -> None:
+    values = np.random.default_rng(0).normal(1.0, 2.0, size=400)
+    interval = paired_bootstrap(values, resamples=4000, seed=2)
+    error = values.std() / 20
+    assert interval.low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert interval.high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_bootstrap_repeats_with_its_seed_and_differs_with_another() -> None:
+    values = np.arange(7.0)
+    first = paired_bootstrap(values, seed=3)
+    assert first == paired_bootstrap(values, seed=3)
+    assert first != paired_bootstrap(np.arange(7.0) ** 1.1, seed=3)
+
+
+def test_bootstrap_refuses_nothing_and_not_a_number() -> None:
+    for values in ([], [1.0, float("nan")]):
+        with pytest.raises(ValueError, match="finite"):
+            paired_bootstrap(values, seed=0)
+
+
+def test_mcnemar_counts_changes_and_enumerates_their_signs() -> None:
+    before = [False] * 6 + [True] + [True] * 5
+    after = [True] * 6 + [False] + [True] * 5
+    result = mcnemar(before, after)
+    extreme = sum(min(sum(signs), 7 - sum(signs)) <= 1 for signs in product((0, 1), repeat=7))
+    assert (result.gained, result.lost) == (6, 1)
+    assert result.p_value == pytest.approx(extreme / 2**7)
+
+
+def test_mcnemar_without_changes_is_certain_of_nothing() -> None:
+    assert mcnemar([True, False], [True, False]).p_value == 1.0
+
+
+def test_holm_multiplies_the_smallest_by_their_number_and_keeps_the_order() -> None:
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx((0.06, 0.03, 0.06))
+    assert holm([]) == ()
