@@ -1,0 +1,46 @@
+# Every target makes .venv from nothing when it has to; none needs more than the package index.
+PYTHON ?= python3
+BIN := .venv/bin
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-all check format golden bench clean
+
+# torch comes first and alone: other packages would pull a build of several gigabytes.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[chat,training]"
+	touch $@
+
+.venv/installed-development: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[chat,training,test,development]"
+	touch $@
+
+demo: .venv/installed
+	$(BIN)/adaptive-moe demo
+
+test: .venv/installed-development
+	$(BIN)/pytest -m "not slow and not gpu"
+
+test-all: .venv/installed-development
+	$(BIN)/pytest
+
+check: .venv/installed-development
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m adaptive_moe.pocket check
+
+format: .venv/installed-development
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+golden: .venv/installed-development
+	$(BIN)/pytest --update-golden
+
+bench: .venv/installed
+	$(BIN)/python benchmarks/runtime.py
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

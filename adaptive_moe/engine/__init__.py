@@ -1,0 +1,1 @@
+"""Where the stages meet: it answers prompts, grows experts and tells what happens by events."""

@@ -1,0 +1,59 @@
+import pytest
+
+from adaptive_moe.config.loading import load_settings
+from adaptive_moe.errors import ConfigurationError
+
+
+def test_later_layers_win(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("router: {threshold: 0.1}\ntraining: {rank: 3, max_steps: 7}\n")
+    settings = load_settings(
+        file,
+        overrides=["training.rank=5"],
+        environment={"ADAPTIVE_MOE__ROUTER__THRESHOLD": "0.4", "ADAPTIVE_MOE__TRAINING__RANK": "4"},
+    )
+    assert settings.router.threshold == 0.4
+    assert settings.training.rank == 5
+    assert settings.training.max_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("yaml", "environment", "overrides", "complaint"),
+    [
+        ("router: {treshold: 1}", {}, [], "settings.yaml: router.treshold: there is no such"),
+        ("router: {threshold: 7}", {}, [], "settings.yaml: router.threshold: Input should be less"),
+        ("- 1", {}, [], "settings.yaml: the top level must be keys and values"),
+        ("a: [", {}, [], "settings.yaml: not valid YAML"),
+        ("", {"ADAPTIVE_MOE__ROUTER__THRESHOLD": "x"}, [], "environment: router.threshold"),
+        ("", {"ADAPTIVE_MOE__ROUTR__THRESHOLD": "1"}, [], "no setting 'routr'"),
+        ("", {}, ["router.threshold"], "write key=value"),
+        ("", {}, ["gaps.on_verified=maybe"], "--set: gaps.on_verified: Input should be 'record'"),
+        ("gaps: {suspect_prompts: 9}", {}, [], "gaps.suspect_prompts must not exceed"),
+    ],
+)
+def test_a_refusal_names_layer_key_and_reason(tmp_path, yaml, environment, overrides, complaint):
+    file = tmp_path / "settings.yaml"
+    file.write_text(yaml)
+    with pytest.raises(ConfigurationError, match="^") as refusal:
+        load_settings(file, overrides=overrides, environment=environment)
+    assert complaint in str(refusal.value)
+
+
+def test_bombs_are_refused_before_they_unfold(tmp_path):
+    aliases = "a: &a [1]\nb: [" + ", ".join(["*a"] * 200) + "]\n"
+    nested = "a: " + "[" * 200 + "]" * 200
+    for text in (aliases, nested, "a: '" + "x" * 2_000_000 + "'"):
+        file = tmp_path / "bomb.yaml"
+        file.write_text(text)
+        with pytest.raises(ConfigurationError, match=r"bomb\.yaml"):
+            load_settings(file, environment={})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"absent\.yaml: cannot be read"):
+        load_settings(tmp_path / "absent.yaml")
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings(environment={}).router.threshold = 0.5
