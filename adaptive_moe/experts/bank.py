@@ -1,0 +1,365 @@
+"""The LoRA bank: the experts that lie on the device, and the one place where they are switched on.
+
+Every adaptable linear layer has one preallocated pool of rank rows. Loading an expert copies it
+into its range of rows; the module tree is never touched. While a mixture is active, the layers
+that have a part in it carry another `forward` as an instance attribute; afterwards the attribute
+is gone, and the base is what it was, bit for bit and at no cost.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import cast, final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adaptive_moe.errors import (
+    AdapterFormatError,
+    BankFullError,
+    ConfigurationError,
+    ExpertError,
+    UnknownExpertError,
+    UnsupportedModelError,
+)
+from adaptive_moe.experts.forwards import Forward, gated_forward, rowwise_forward, shared_forward
+from adaptive_moe.experts.pool import Mixture, ModulePool, padded_rank
+from adaptive_moe.experts.weights import LoraPair, LoraWeights
+from adaptive_moe.models.linear_layers import LinearLayer
+
+Forwards = dict[str, Forward]
+_Layout = tuple[tuple[tuple[int, int, float], ...], ...]
+
+
+@final
+class LoraBank:
+    """Experts on the device and the switch between them; thread safe, one activation at a time.
+
+    `capacity_bytes` bounds the pools: rows = capacity // (sum of (in + out) over the layers x bytes
+    of the dtype), and row 0 is spent on padding. The low-rank products are computed in `dtype`,
+    whatever the base is stored in. Raises ConfigurationError when not one rank row would fit.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layers: Sequence[LinearLayer],
+        *,
+        capacity_bytes: int,
+        dtype: torch.dtype,
+    ) -> None:
+        row_bytes = sum(layer.in_features + layer.out_features for layer in layers) * dtype.itemsize
+        rows = capacity_bytes // row_bytes if row_bytes else 0
+        if rows < 2:  # noqa: PLR2004 - the zero row and one for an expert
+            raise ConfigurationError(
+                f"cache.device_bytes is {capacity_bytes}, but one rank over all {len(layers)} "
+                f"layers takes {row_bytes} bytes; set it to at least {2 * row_bytes}"
+            )
+        self._layers = {layer.name: layer for layer in layers}
+        self._modules = {layer.name: model.get_submodule(layer.name) for layer in layers}
+        self._pools = {
+            layer.name: ModulePool.allocate(
+                rows=rows,
+                shape=(layer.in_features, layer.out_features),
+                dtype=dtype,
+                device=_device_of(self._modules[layer.name], layer.name),
+            )
+            for layer in layers
+        }
+        self._capacity_bytes, self._dtype = capacity_bytes, dtype
+        self._gate_dtype = torch.promote_types(dtype, torch.float32)
+        self._sizes: dict[str, int] = {}
+        self._rebound: list[tuple[nn.Module, Forward | None]] = []
+        self._active: frozenset[str] = frozenset()
+        self._owner: int | None = None
+        self._switch = threading.Lock()  # held while anything is active
+        self._state = threading.RLock()  # held while the allocation is read or changed
+
+    @property
+    def resident(self) -> Mapping[str, int]:
+        """Expert id to bytes of the experts on the device."""
+        with self._state:
+            return dict(self._sizes)
+
+    @property
+    def capacity_bytes(self) -> int:
+        """The bound the bank was made with."""
+        return self._capacity_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of the rows that experts own."""
+        with self._state:
+            return sum(self._sizes.values())
+
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of all pools: rows x (in + out) x bytes of the dtype, zero row included."""
+        return sum(pool.a.nbytes + pool.b.nbytes for pool in self._pools.values())
+
+    def load(self, expert_id: str, weights: LoraWeights) -> None:
+        """Copy an expert into the pools, all of it or nothing.
+
+        Gaps are closed when no gap is long enough; that waits for a running activation to end.
+        Raises BankFullError when there are not enough rows, AdapterFormatError for modules this
+        model does not have or factors of another shape, ExpertError when the id is already there.
+        """
+        self._check(weights)
+        with self._state:
+            if self._place(expert_id, weights):
+                return
+        with self._exclusive(), self._state:
+            for pool in self._pools.values():
+                pool.compact()
+            if not self._place(expert_id, weights):
+                raise BankFullError(f"no room for expert {expert_id[:12]}")
+
+    def evict(self, expert_id: str) -> None:
+        """Free the expert's rows; one that is not there is fine. Waits while it is active."""
+        with self._state:
+            if expert_id not in self._active:
+                self._release(expert_id)
+                return
+        with self._exclusive(), self._state:
+            self._release(expert_id)
+
+    def activate(self, rows: Sequence[Mixture]) -> AbstractContextManager[None]:
+        """One mixture per batch row, () for the base; idle again on exit, whatever happens.
+
+        Every forward pass of the base, bare ones too, belongs inside an activation when several
+        threads share the model. A second one waits for the first; inside the same thread it is
+        refused with ExpertError. Raises UnknownExpertError for an expert that is not resident.
+        """
+        return self._activated(lambda: self._plan_rows(rows))
+
+    def activate_shared(
+        self,
+        expert_ids: Sequence[str],
+        gates: Float[Tensor, "batch expert"] | Float[Tensor, "batch time expert"],
+    ) -> AbstractContextManager[None]:
+        """The same experts for all rows, with gates per row or per token of the coming passes."""
+        return self._activated(lambda: self._plan_shared(expert_ids, gates))
+
+    def activate_weights(self, weights: LoraWeights) -> AbstractContextManager[None]:
+        """Weights outside the pools for all rows; gradients flow to them and to the input."""
+
+        def plan() -> Forwards:
+            self._check(weights)
+            return {name: self._shared(name, pair) for name, pair in weights.items()}
+
+        return self._activated(plan)
+
+    def close(self) -> None:
+        """Free the pools; the model is as it was, and the bank refuses further experts."""
+        with self._exclusive(), self._state:
+            self._pools.clear()
+            self._modules.clear()
+            self._layers.clear()
+            self._sizes.clear()
+
+    def _check(self, weights: LoraWeights) -> None:
+        for name, pair in weights.items():
+            layer = self._layers.get(name)
+            if layer is None:
+                raise AdapterFormatError(f"this model has no adaptable layer {name!r}")
+            expected = ((pair.rank, layer.in_features), (pair.rank, layer.out_features))
+            if (tuple(pair.a.shape), tuple(pair.b.shape)) != expected or pair.rank < 1:
+                raise AdapterFormatError(
+                    f"{name}: factors of shape {tuple(pair.a.shape)} and {tuple(pair.b.shape)}, "
+                    f"expected (rank, {layer.in_features}) and (rank, {layer.out_features})"
+                )
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
+    def _place(self, expert_id: str, weights: LoraWeights) -> bool:
+        """True once the expert is in place, False when only compaction could make room."""
+        if expert_id in self._sizes:
+            raise ExpertError(f"expert {expert_id[:12]} is already in the bank; evict it first")
+        for name, pair in weights.items():
+            if self._pools[name].ranges.free_rows < pair.rank:
+                raise BankFullError(
+                    f"{name} has {self._pools[name].ranges.free_rows} free rank rows, the expert "
+                    f"needs {pair.rank}; evict an expert or raise cache.device_bytes"
+                )
+        places = {name: self._pools[name].ranges.find(pair.rank) for name, pair in weights.items()}
+        if None in places.values():
+            return False
+        try:
+            for name, place in places.items():
+                assert place is not None
+                self._pools[name].write(expert_id, weights[name], place=place)
+        except BaseException:
+            self._release(expert_id)
+            raise
+        self._sizes[expert_id] = self._dtype.itemsize * sum(
+            pair.rank * (self._layers[name].in_features + self._layers[name].out_features)
+            for name, pair in weights.items()
+        )
+        return True
+
+    def _release(self, expert_id: str) -> None:
+        for pool in self._pools.values():
+            pool.ranges.release(expert_id)
+        self._sizes.pop(expert_id, None)
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[None]:
+        if self._owner == threading.get_ident():
+            raise ExpertError(
+                "experts are already active in this thread; finish or close the running answer "
+                "before the next one"
+            )
+        with self._switch:
+            self._owner = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._owner = None
+
+    @contextmanager
+    def _activated(self, plan: Callable[[], Forwards]) -> Iterator[None]:
+        with self._exclusive():
+            try:
+                with self._state, torch.inference_mode(False):
+                    forwards = plan()
+                for name, forward in forwards.items():
+                    self._rebind(self._modules[name], forward)
+                yield
+            finally:
+                self._active = frozenset()
+                self._restore()
+
+    def _rebind(self, module: nn.Module, forward: Forward) -> None:
+        self._rebound.append((module, module.__dict__.get("forward")))
+        module.__dict__["forward"] = forward
+
+    def _restore(self) -> None:
+        """Give every layer its own forward back, even if Ctrl-C arrives while we do."""
+        interrupted: KeyboardInterrupt | None = None
+        while self._rebound:
+            try:
+                module, previous = self._rebound[-1]
+                if previous is None:
+                    module.__dict__.pop("forward", None)
+                else:
+                    module.__dict__["forward"] = previous
+                self._rebound.pop()
+            except KeyboardInterrupt as error:
+                interrupted = error
+        if interrupted is not None:
+            raise interrupted
+
+    def _use(self, expert_ids: Sequence[str]) -> None:
+        missing = [expert_id for expert_id in expert_ids if expert_id not in self._sizes]
+        if missing:
+            raise UnknownExpertError(f"expert {missing[0][:12]} is not in the bank; load it first")
+        self._active = frozenset(expert_ids)
+
+    @torch.no_grad()
+    def _plan_rows(self, rows: Sequence[Mixture]) -> Forwards:
+        mixtures = [_normalised(row) for row in rows]
+        chosen = [tuple(expert_id for expert_id, _ in mixture) for mixture in mixtures]
+        self._use(sorted({expert_id for row in chosen for expert_id in row}))
+        if len(set(mixtures)) <= 1:
+            return self._plan_uniform(mixtures[0] if mixtures else ())
+        if len(set(chosen)) == 1:
+            gates = torch.tensor(
+                [[gate for _, gate in mixture] for mixture in mixtures], dtype=self._gate_dtype
+            )
+            return self._plan_gated(chosen[0], gates.unsqueeze(1))
+        return self._plan_rowwise(mixtures)
+
+    def _plan_shared(self, expert_ids: Sequence[str], gates: Tensor) -> Forwards:
+        if gates.shape[-1] != len(expert_ids) or len(set(expert_ids)) != len(expert_ids):
+            raise ConfigurationError(
+                f"{gates.shape[-1]} gates for the experts {list(expert_ids)}; give each expert once"
+            )
+        self._use(expert_ids)
+        per_row = 2  # [batch, expert]
+        return self._plan_gated(expert_ids, gates.unsqueeze(1) if gates.ndim == per_row else gates)
+
+    def _plan_uniform(self, mixture: Mixture) -> Forwards:
+        present = {name: pool.present(mixture) for name, pool in self._pools.items()}
+        return {
+            name: self._shared(name, self._pools[name].concatenated(part))
+            for name, part in present.items()
+            if part
+        }
+
+    def _plan_gated(
+        self, expert_ids: Sequence[str], gates: Float[Tensor, "batch time expert"]
+    ) -> Forwards:
+        spread: dict[tuple[torch.device, tuple[int, ...]], Tensor] = {}
+        forwards: Forwards = {}
+        for name, pool in self._pools.items():
+            ranks = pool.ranks(expert_ids)
+            if not any(ranks):
+                continue
+            key = (pool.a.device, ranks)
+            if key not in spread:
+                columns = torch.tensor([i for i, rank in enumerate(ranks) for _ in range(rank)])
+                own = gates.index_select(-1, columns.to(gates.device))
+                spread[key] = own.to(pool.a.device, self._gate_dtype)
+            pair = pool.concatenated(pool.present(tuple((key, 1.0) for key in expert_ids)))
+            forwards[name] = gated_forward(self._original(name), pair.a, pair.b, spread[key])
+        return forwards
+
+    def _plan_rowwise(self, mixtures: Sequence[Mixture]) -> Forwards:
+        indexes: dict[tuple[torch.device, _Layout], tuple[Tensor, Tensor]] = {}
+        forwards: Forwards = {}
+        for name, pool in self._pools.items():
+            layout = pool.layout(mixtures)
+            if not any(layout):
+                continue
+            key = (pool.a.device, layout)
+            if key not in indexes:
+                indexes[key] = _index(layout, dtype=self._gate_dtype, device=pool.a.device)
+            index, gates = indexes[key]
+            a, b = pool.a[index], pool.b[index].mul_(gates)
+            forwards[name] = rowwise_forward(self._original(name), a, b)
+        return forwards
+
+    def _original(self, name: str) -> Forward:
+        """The layer's forward as the bank finds it, a hooked one included."""
+        return cast(Forward, self._modules[name].forward)
+
+    def _shared(self, name: str, pair: LoraPair) -> Forward:
+        return shared_forward(self._original(name), pair.a, pair.b)
+
+
+def _normalised(mixture: Mixture) -> Mixture:
+    """Each expert once, in the order of ids, without those of gate 0."""
+    gates: dict[str, float] = {}
+    for expert_id, gate in mixture:
+        if not math.isfinite(gate):
+            raise ConfigurationError(f"the gate of expert {expert_id[:12]} is {gate}")
+        gates[expert_id] = gates.get(expert_id, 0.0) + float(gate)
+    return tuple((expert_id, gate) for expert_id, gate in sorted(gates.items()) if gate != 0.0)
+
+
+def _index(
+    layout: _Layout, *, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Float[Tensor, "batch rank 1"]]:
+    """Pool rows [batch, rank] and their gates, padded to one rank with the zero row."""
+    rank = padded_rank(max(sum(stop - start for start, stop, _ in row) for row in layout))
+    index = torch.zeros(len(layout), rank, dtype=torch.long)
+    gates = torch.ones(len(layout), rank, 1, dtype=dtype)
+    for row, owned in enumerate(layout):
+        filled = 0
+        for start, stop, gate in owned:
+            end = filled + stop - start
+            index[row, filled:end] = torch.arange(start, stop)
+            gates[row, filled:end] = gate
+            filled = end
+    return index.to(device), gates.to(device)
+
+
+def _device_of(module: nn.Module, name: str) -> torch.device:
+    device = next(module.parameters()).device
+    if device.type == "meta":
+        raise UnsupportedModelError(
+            f"{name} lies outside the device's memory; load all of it there"
+        )
+    return device
