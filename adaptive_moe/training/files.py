@@ -1,0 +1,113 @@
+"""Records of json, jsonl, csv, tsv and parquet files, each with its line or row number."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from adaptive_moe.errors import DataError
+
+Record = tuple[int, object | None, str]  # number from 1, the record, or None and the reason
+
+_LIST_KEYS = ("data", "rows", "examples", "train", "conversations_list")
+
+
+def read_records(path: Path) -> Iterator[Record]:
+    """Every record of the file in order, the unreadable ones with a reason.
+
+    Raises DataError, naming the file, when it cannot be read at all.
+    """
+    reader = READERS[path.suffix.lower()]
+    try:
+        yield from reader(path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            line = raw.removeprefix(b"\xef\xbb\xbf") if number == 1 else raw
+            if not line.strip():
+                continue
+            try:
+                yield number, json.loads(line), ""
+            except UnicodeDecodeError:
+                yield number, None, "not UTF-8"
+            except RecursionError:
+                yield number, None, "not JSON: nested too deeply"
+            except ValueError as error:
+                yield number, None, f"not JSON: {error}"
+
+
+def _read_json(path: Path) -> Iterator[Record]:
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+    except RecursionError as error:
+        raise DataError(f"{path}: not JSON: nested too deeply") from error
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}:{error.lineno}: not JSON: {error.msg}") from error
+    except ValueError as error:
+        raise DataError(f"{path}: not JSON: {error}") from error
+    if isinstance(content, dict):
+        lists = [content[key] for key in _LIST_KEYS if isinstance(content.get(key), list)]
+        content = lists[0] if lists else [content]
+    if not isinstance(content, list):
+        raise DataError(f"{path}: holds neither a list of rows nor an object")
+    for number, record in enumerate(content, start=1):
+        yield number, record, ""
+
+
+def _read_separated(path: Path, *, separator: str) -> Iterator[Record]:
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.reader(file, delimiter=separator)
+        try:
+            header = [name.strip() for name in next(reader, [])]
+            for fields in reader:
+                if not fields:
+                    continue
+                if len(fields) != len(header):
+                    reason = f"{len(fields)} fields where the header has {len(header)}"
+                    yield reader.line_num, None, reason
+                    continue
+                yield reader.line_num, dict(zip(header, fields, strict=True)), ""
+        except csv.Error as error:
+            yield reader.line_num, None, f"not CSV: {error}"
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    return _read_separated(path, separator=",")
+
+
+def _read_tsv(path: Path) -> Iterator[Record]:
+    return _read_separated(path, separator="\t")
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    from pyarrow import ArrowException, parquet
+
+    try:
+        table = parquet.ParquetFile(path)
+        number = 0
+        for batch in table.iter_batches(batch_size=1024):
+            for record in batch.to_pylist():
+                number += 1
+                yield number, record, ""
+    except ArrowException as error:
+        raise DataError(f"{path}: not a readable parquet file: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or ["unknown"])[0][:200]
+
+
+READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
+    ".jsonl": _read_jsonl,
+    ".ndjson": _read_jsonl,
+    ".json": _read_json,
+    ".csv": _read_csv,
+    ".tsv": _read_tsv,
+    ".parquet": _read_parquet,
+}

@@ -1,0 +1,209 @@
+"""What a person gives to learn from: files and folders, read, checked and counted."""
+
+import hashlib
+import json
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from adaptive_moe.errors import DataError, NoUsableRowsError
+from adaptive_moe.pocket.packs import load_questions, pack_names
+from adaptive_moe.training import documents, files
+from adaptive_moe.training.documents import Passage, read_passages
+from adaptive_moe.training.files import read_records
+from adaptive_moe.training.rows import Row, RowError, clean_text, detect_shape, rows_of
+
+__all__ = ["Material", "Passage", "Row", "question_key", "read_material"]
+
+HELD_OUT_FILE = "questions.jsonl"
+_DOCUMENTS_FOLDER = "documents"
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """Everything usable in the named files, and what was dropped and why.
+
+    `shape` is one line for people ("prompt/response", "documents", "messages + text"). `dropped`
+    holds (file, line, reason). `reserved` holds the `question_key` of held-out questions that no
+    training example may equal. `digest` is the SHA-256 of rows and passages, independent of
+    where the files lie.
+    """
+
+    shape: str
+    rows: tuple[Row, ...]
+    passages: tuple[Passage, ...]
+    dropped: tuple[tuple[str, int, str], ...]
+    digest: str
+    reserved: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class _Harvest:
+    rows: list[Row] = field(default_factory=list)
+    passages: list[Passage] = field(default_factory=list)
+    dropped: list[tuple[str, int, str]] = field(default_factory=list)
+    shapes: Counter[str] = field(default_factory=Counter)
+    seen: set[tuple[object, ...]] = field(default_factory=set)
+    examples: int = 0
+
+
+def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> Material:
+    """Read files and folders, at most `limit` usable rows of examples.
+
+    Of a knowledge pack (a folder with documents/ in it) only the documents are read. Raises
+    DataError for a missing or unreadable file, an unknown file type, a pack's held-out questions
+    or rows that equal one of them; NoUsableRowsError, naming the first bad row, when nothing
+    usable is left.
+    """
+    named = [Path(path) for path in paths]
+    reserved = _reserved_questions(named)
+    harvest = _Harvest()
+    for path, name in _files_of(named):
+        if path.suffix.lower() in documents.READERS:
+            _take_document(path, name, harvest)
+        else:
+            _take_examples(path, name, harvest, limit=limit)
+    _check_usable(harvest, named)
+    _check_overlap(harvest.rows, reserved)
+    shape = " + ".join(name for name, _ in harvest.shapes.most_common())
+    _log.info("%s: %d rows, %d passages", shape, len(harvest.rows), len(harvest.passages))
+    return Material(
+        shape=shape,
+        rows=tuple(harvest.rows),
+        passages=tuple(harvest.passages),
+        dropped=tuple(harvest.dropped),
+        digest=_digest(harvest.rows, harvest.passages),
+        reserved=reserved,
+    )
+
+
+def question_key(text: str) -> str:
+    """A hash that is equal for texts with the same words, whatever their case and punctuation."""
+    words = re.findall(r"[^\W_]+", text.casefold())
+    return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
+    """Every file with the name it is quoted by: relative to the folder that was named."""
+    for path in named:
+        if path.name == HELD_OUT_FILE:
+            raise DataError(
+                f"{path}: these are a pack's held-out questions; name the pack's folder instead, "
+                "only its documents are learned from"
+            )
+        if path.is_dir():
+            root = path / _DOCUMENTS_FOLDER if (path / _DOCUMENTS_FOLDER).is_dir() else path
+            readable = [file for file in sorted(root.rglob("*")) if _is_readable(file, root)]
+            if not readable:
+                raise DataError(f"{path}: the folder holds no {_known_types()} file")
+            for file in readable:
+                yield (
+                    file,
+                    (path.name / file.relative_to(path)).as_posix()
+                    if path.name
+                    else (file.relative_to(path).as_posix()),
+                )
+        elif not path.exists():
+            raise DataError(f"{path}: there is no such file or folder")
+        elif path.suffix.lower() not in documents.READERS | files.READERS:
+            raise DataError(f"{path}: unknown file type; known are {_known_types()}")
+        else:
+            yield path, path.name
+
+
+def _is_readable(file: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    known = file.suffix.lower() in documents.READERS | files.READERS
+    return file.is_file() and known and not hidden and file.name != HELD_OUT_FILE
+
+
+def _known_types() -> str:
+    return ", ".join(suffix[1:] for suffix in (*files.READERS, *documents.READERS))
+
+
+def _take_document(path: Path, name: str, harvest: _Harvest) -> None:
+    passages = read_passages(path, file=name)
+    if not passages:
+        harvest.dropped.append((name, 1, "the document holds no text"))
+        return
+    harvest.passages += passages
+    harvest.shapes["documents"] += len(passages)
+
+
+def _take_examples(path: Path, name: str, harvest: _Harvest, *, limit: int | None) -> None:
+    for number, record, problem in read_records(path):
+        if limit is not None and harvest.examples >= limit:
+            return
+        try:
+            _take_record(record, problem, (name, number), harvest)
+        except RowError as error:
+            harvest.dropped.append((name, number, str(error)))
+
+
+def _take_record(record: object, problem: str, place: tuple[str, int], harvest: _Harvest) -> None:
+    if problem:
+        raise RowError(problem)
+    if not isinstance(record, Mapping):
+        raise RowError(f"a {type(record).__name__}, not an object")
+    shape = detect_shape(record)
+    file, line = place
+    if shape == "text":
+        harvest.passages.append(Passage(clean_text(record["text"], "text"), (), file, line))
+        harvest.examples += 1
+    else:
+        rows = rows_of(record, shape, file=file, line=line)
+        fresh = [row for row in rows if (row.prompt, row.answer) not in harvest.seen]
+        if not fresh:
+            raise RowError("the same prompt and answer stand further up")
+        harvest.seen.update((row.prompt, row.answer) for row in fresh)
+        harvest.rows += fresh
+        harvest.examples += len(fresh)
+    harvest.shapes[shape] += 1
+
+
+def _check_usable(harvest: _Harvest, named: Sequence[Path]) -> None:
+    if harvest.rows or harvest.passages:
+        return
+    where = ", ".join(str(path) for path in named) or "the material"
+    if not harvest.dropped:
+        raise NoUsableRowsError(f"{where}: no rows at all")
+    file, line, reason = harvest.dropped[0]
+    raise NoUsableRowsError(
+        f"{where}: none of {len(harvest.dropped)} rows can be used; "
+        f"the first is {file}, row {line}: {reason}"
+    )
+
+
+def _reserved_questions(named: Sequence[Path]) -> frozenset[str]:
+    """Keys of the questions held out by the shipped packs and by any pack a named path lies in."""
+    keys = {question_key(item.question) for pack in pack_names() for item in load_questions(pack)}
+    candidates = {folder for path in named for folder in (path, *path.absolute().parents[:3])}
+    for folder in candidates:
+        file = folder / HELD_OUT_FILE
+        if (folder / _DOCUMENTS_FOLDER).is_dir() and file.is_file():
+            for _, record, _ in read_records(file):
+                if isinstance(record, Mapping) and isinstance(record.get("question"), str):
+                    keys.add(question_key(str(record["question"])))
+    return frozenset(keys)
+
+
+def _check_overlap(rows: Sequence[Row], reserved: frozenset[str]) -> None:
+    for row in rows:
+        if question_key(row.prompt[-1][1]) in reserved:
+            raise DataError(
+                f"{row.file}, row {row.line}: this question is held out for measuring and cannot "
+                "be trained on; remove the row"
+            )
+
+
+def _digest(rows: Sequence[Row], passages: Sequence[Passage]) -> str:
+    content = {
+        "rows": [[row.prompt, row.answer] for row in rows],
+        "passages": [[passage.heading, passage.text] for passage in passages],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
