@@ -1,0 +1,1 @@
+"""The frozen base model: load, fingerprint, encode, prefill and decode."""
