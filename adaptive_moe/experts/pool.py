@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -26,9 +25,10 @@ class ModulePool:
     ranges: RowRanges
 
     @classmethod
+    @torch.inference_mode(False)
     def allocate(
         cls, *, rows: int, shape: tuple[int, int], dtype: torch.dtype, device: torch.device
-    ) -> Self:
+    ) -> "ModulePool":
         """A pool for (in, out) features; rows nobody owns stay untouched and so cost no pages."""
         a = torch.empty(rows, shape[0], dtype=dtype, device=device)
         b = torch.empty(rows, shape[1], dtype=dtype, device=device)

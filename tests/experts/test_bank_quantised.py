@@ -1,0 +1,110 @@
+"""On 4-bit and 8-bit bases the bank agrees with PEFT, trains, and leaves the base as it was."""
+
+import bitsandbytes
+import pytest
+import torch
+from torch import nn
+
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.weights import LoraPair
+from tests.experts.reference import (
+    in_peft,
+    layers_of,
+    logits,
+    peft_logits,
+    random_weights,
+    tiny_base,
+    token_ids,
+)
+
+IDS = token_ids(3)
+
+
+def quantised(kind: str) -> nn.Module:
+    model = tiny_base(wide=True)
+    for layer in layers_of(model):
+        old = model.get_submodule(layer.name)
+        new = _nf4(old) if kind == "nf4" else _int8(old)
+        parent, _, leaf = layer.name.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, new)
+    flag = "is_loaded_in_4bit" if kind == "nf4" else "is_loaded_in_8bit"
+    setattr(model, flag, True)
+    return model.to("cpu").eval().requires_grad_(False)
+
+
+def _nf4(old: nn.Linear) -> nn.Module:
+    new = bitsandbytes.nn.Linear4bit(
+        old.in_features,
+        old.out_features,
+        bias=False,
+        quant_type="nf4",
+        compute_dtype=torch.float32,
+    )
+    new.weight = bitsandbytes.nn.Params4bit(old.weight.data, requires_grad=False, quant_type="nf4")
+    return new
+
+
+def _int8(old: nn.Linear) -> nn.Module:
+    new = bitsandbytes.nn.Linear8bitLt(
+        old.in_features, old.out_features, bias=False, has_fp16_weights=False
+    )
+    new.weight = bitsandbytes.nn.Int8Params(
+        old.weight.data, requires_grad=False, has_fp16_weights=False
+    )
+    return new
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_agrees_with_peft_and_is_left_alone(kind: str) -> None:
+    model = quantised(kind)
+    bare = logits(model, IDS)
+    layers = layers_of(model)
+    experts = {f"e{seed}": random_weights(layers, seed=seed) for seed in range(2)}
+    bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.float32)
+    for name, weights in experts.items():
+        bank.load(name, weights)
+    peft = in_peft(model, experts)
+    with bank.activate([(("e0", 1.0),)] * 3):
+        same = logits(model, IDS)
+    with bank.activate([(("e0", 1.0),), (), (("e1", 1.0),)]):
+        mixed = logits(model, IDS)
+    bound = 2e-6 * bare.abs().max().item()
+    assert (same - peft_logits(peft, IDS, adapters=["e0"] * 3)).abs().max() <= bound
+    theirs = peft_logits(peft, IDS, adapters=["e0", "__base__", "e1"])
+    assert (mixed - theirs).abs().max() <= bound
+    assert not torch.equal(same, bare)
+    assert torch.equal(logits(model, IDS), bare)
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_gradients_flow_through_a_quantised_base(kind: str) -> None:
+    model = quantised(kind)
+    layers = layers_of(model)
+    bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.float32)
+    weights = {
+        name: LoraPair(pair.a.requires_grad_(), pair.b.requires_grad_())
+        for name, pair in random_weights(layers, seed=1, ranks=(3,)).items()
+    }
+    bare = logits(model, IDS)
+    model.train()
+    with bank.activate_weights(weights):
+        model(input_ids=IDS, labels=IDS, use_cache=False).loss.backward()
+    assert all(pair.a.grad.abs().sum() > 0 for pair in weights.values())
+    assert torch.equal(logits(model.eval(), IDS), bare)
+
+
+def test_half_precision_rows_serve_a_full_precision_base() -> None:
+    model = tiny_base()
+    layers = layers_of(model)
+    weights = random_weights(layers, seed=0)
+    bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.bfloat16)
+    bank.load("e0", weights)
+    for rows in (
+        [(("e0", 0.5),)] * 3,
+        [(("e0", 1.0),), (), ()],
+        [(("e0", 0.5),), (("e0", 0.7),), ()],
+    ):
+        with bank.activate(rows):
+            ours = logits(model, IDS)
+        assert ours.dtype == torch.float32
+        assert ours.isfinite().all()
