@@ -25,6 +25,7 @@ from adaptive_moe.errors import (
     UnsupportedModelError,
 )
 from adaptive_moe.experts.forwards import Forward, gated_forward, rowwise_forward, shared_forward
+from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
 from adaptive_moe.experts.pool import Mixture, ModulePool, padded_rank
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
@@ -59,6 +60,7 @@ class LoraBank:
             )
         self._layers = {layer.name: layer for layer in layers}
         self._modules = {layer.name: model.get_submodule(layer.name) for layer in layers}
+        self._packed = [name for name, module in self._modules.items() if may_be_packed(module)]
         self._pools = {
             layer.name: ModulePool.allocate(
                 rows=rows,
@@ -143,11 +145,16 @@ class LoraBank:
         return self._activated(lambda: self._plan_shared(expert_ids, gates))
 
     def activate_weights(self, weights: LoraWeights) -> AbstractContextManager[None]:
-        """Weights outside the pools for all rows; gradients flow to them and to the input."""
+        """Weights outside the pools for all rows; gradients flow to them and to the input.
+
+        Without weights this is the base, with gradients to its input whatever it is stored in.
+        """
 
         def plan() -> Forwards:
             self._check(weights)
-            return {name: self._shared(name, pair) for name, pair in weights.items()}
+            forwards = {name: self._shared(name, pair) for name, pair in weights.items()}
+            rest = [name for name in self._packed if name not in weights]
+            return forwards | {name: self._original(name) for name in rest}
 
         return self._activated(plan)
 
@@ -156,6 +163,7 @@ class LoraBank:
         with self._exclusive(), self._state:
             self._pools.clear()
             self._modules.clear()
+            self._packed.clear()
             self._layers.clear()
             self._sizes.clear()
 
@@ -257,7 +265,6 @@ class LoraBank:
             raise UnknownExpertError(f"expert {missing[0][:12]} is not in the bank; load it first")
         self._active = frozenset(expert_ids)
 
-    @torch.no_grad()
     def _plan_rows(self, rows: Sequence[Mixture]) -> Forwards:
         mixtures = [_normalised(row) for row in rows]
         chosen = [tuple(expert_id for expert_id, _ in mixture) for mixture in mixtures]
@@ -323,7 +330,10 @@ class LoraBank:
 
     def _original(self, name: str) -> Forward:
         """The layer's forward as the bank finds it, a hooked one included."""
-        return cast(Forward, self._modules[name].forward)
+        module = self._modules[name]
+        if name in self._packed:
+            return differentiable_forward(module)
+        return cast(Forward, module.forward)
 
     def _shared(self, name: str, pair: LoraPair) -> Forward:
         return shared_forward(self._original(name), pair.a, pair.b)

@@ -93,6 +93,40 @@ def test_gradients_flow_through_a_quantised_base(kind: str) -> None:
     assert torch.equal(logits(model.eval(), IDS), bare)
 
 
+def test_gradients_pass_layers_without_rank() -> None:
+    model = quantised("nf4")
+    layers = layers_of(model)
+    bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.float32)
+    logits(model, IDS)
+    name = "model.layers.0.self_attn.v_proj"
+    pair = random_weights(layers, seed=1, ranks=(3,))[name]
+    pair.b.requires_grad_()
+    with bank.activate_weights({name: pair}):
+        loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+        (gradient,) = torch.autograd.grad(loss, pair.b)
+        step, before = 1e-2, loss.item()
+        direction = gradient / gradient.norm()
+    moved = LoraPair(pair.a, pair.b.detach() - step * direction)
+    with torch.no_grad(), bank.activate_weights({name: moved}):
+        after = model(input_ids=IDS, labels=IDS).loss.item()
+    assert after - before == pytest.approx(-step * gradient.norm().item(), rel=0.2)
+
+
+def test_a_packed_layer_gives_its_input_the_gradient_of_its_own_weight() -> None:
+    model = quantised("nf4")
+    layer = model.get_submodule("model.layers.0.mlp.down_proj")
+    bank = LoraBank(model, layers_of(model), capacity_bytes=1 << 20, dtype=torch.float32)
+    with torch.no_grad():
+        weight = layer(torch.eye(128)).T
+    hidden = torch.randn(5, 128, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    with bank.activate_weights({}):
+        output = layer(hidden)
+    upstream = torch.randn(5, 64, generator=torch.Generator().manual_seed(1))
+    output.backward(upstream)
+    expected = upstream @ weight
+    assert (hidden.grad - expected).abs().max() <= 0.02 * expected.abs().max()
+
+
 def test_half_precision_rows_serve_a_full_precision_base() -> None:
     model = tiny_base()
     layers = layers_of(model)
