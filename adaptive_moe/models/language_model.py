@@ -51,7 +51,8 @@ class LanguageModel:
     """One frozen base. Nothing in it changes after construction; the LoRA bank wraps its layers.
 
     `state_layers` index into `hidden_states` as transformers counts them: n is the output of the
-    n-th decoder block, at one third, one half and two thirds of the depth.
+    n-th decoder block, at one third, one half and two thirds of the depth. `has_fixed_mask` says
+    that attention looks up a stored mask by column, so that padding counts against the context.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class LanguageModel:
         parameters = inspect.signature(model.forward).parameters
         self.takes_positions = "position_ids" in parameters
         self.takes_logits_to_keep = "logits_to_keep" in parameters
+        self.has_fixed_mask = any(buffer.dim() == _MASK_AXES for buffer in model.buffers())
         self._header_text = str(tokenizer.decode(list(self.header_ids), skip_special_tokens=False))
 
     @property
@@ -101,11 +103,6 @@ class LanguageModel:
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks, first to last."""
         return cast("nn.ModuleList", self.model.get_submodule(blocks_path(self.layers)))
-
-    @property
-    def has_fixed_mask(self) -> bool:
-        """Whether attention looks up a stored mask, so that padding counts against the context."""
-        return any(buffer.dim() == _MASK_AXES for buffer in self.model.buffers())
 
     @property
     def generation_config(self) -> "GenerationConfig":

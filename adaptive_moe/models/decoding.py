@@ -1,0 +1,270 @@
+"""Produces answers token by token on a prefilled cache, with every token's raw statistics.
+
+Prefilling and token statistics have files of their own; their public names are ours too.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import GenerationConfig
+from transformers.cache_utils import Cache
+
+from adaptive_moe.errors import ConfigurationError, PromptTooLongError
+from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
+from adaptive_moe.models.prefilling import (
+    Prefill,
+    expand,
+    extend_mask,
+    fork,
+    forward,
+    left_pad,
+    new_cache,
+    prefill,
+    prefill_whole,
+    run_header,
+    take_rows,
+)
+from adaptive_moe.models.token_choice import TokenChooser
+from adaptive_moe.models.token_trace import TokenTrace, TraceRecorder, token_statistics
+
+__all__ = [
+    "Completion",
+    "DecodingStep",
+    "FinishReason",
+    "Prefill",
+    "TokenTrace",
+    "decode",
+    "expand",
+    "fork",
+    "forward",
+    "left_pad",
+    "new_cache",
+    "prefill",
+    "prefill_whole",
+    "run_header",
+    "take_rows",
+    "token_statistics",
+]
+
+FinishReason = Literal["stop", "length", "interrupted"]
+
+# A stop string is looked for in the text of the last tokens; so many more than it has bytes.
+_EXTRA_TAIL_TOKENS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One finished answer: all its tokens (the end token included), its text, and its trace.
+
+    `finish_reason` is "stop" at an end token or stop string, "length" at a limit, and
+    "interrupted" when the caller stopped it; then it holds what was produced until there.
+    """
+
+    token_ids: tuple[int, ...]
+    text: str
+    trace: TokenTrace
+    finish_reason: FinishReason
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingStep:
+    """One token per row (None for rows that had finished); the last step brings the answers."""
+
+    token_ids: tuple[int | None, ...]
+    completions: tuple[Completion, ...] | None = None
+
+
+@dataclass(slots=True)
+class _Row:
+    """What one row has produced so far."""
+
+    limit: int
+    produced: list[int] = field(default_factory=list)
+    finish_reason: FinishReason | None = None
+
+
+def decode(
+    language_model: LanguageModel,
+    cache: Cache,
+    first_logits: Float[Tensor, "batch vocab"],
+    *,
+    attention_mask: Int[Tensor, "batch time"],
+    prompts: Sequence[EncodedPrompt],
+    generation: GenerationConfig,
+    seed: int | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[DecodingStep]:
+    """Decode all rows to their ends, one step at a time; the last step holds the completions.
+
+    `cache` ends after the header and is continued in place: fork it first to use it again.
+    `attention_mask` may end before the header. Greedy unless `generation.do_sample`; a setting of
+    None is off. `max_new_tokens` counts before `max_length`, and the context always. `stop` is
+    asked before every forward pass. Statistics are of the raw logits, whatever processors do.
+    Raises ConfigurationError for settings this loop cannot honour and PromptTooLongError when no
+    token fits, both before the first step.
+    """
+    stop_strings = generation.stop_strings or []
+    run = _Run(
+        language_model,
+        cache,
+        first_logits,
+        attention_mask=attention_mask,
+        prompts=prompts,
+        generation=generation,
+        seed=seed,
+        stop_strings=[stop_strings] if isinstance(stop_strings, str) else list(stop_strings),
+    )
+    return _steps(run, stop)
+
+
+def _steps(run: "_Run", stop: Callable[[], bool] | None) -> Iterator[DecodingStep]:
+    while True:
+        tokens = run.choose()
+        if run.is_finished:
+            yield DecodingStep(tokens, run.completions())
+            return
+        yield DecodingStep(tokens)
+        if stop is not None and stop():
+            run.interrupt()
+            yield DecodingStep((None,) * len(tokens), run.completions())
+            return
+        run.advance()
+
+
+class _Run:
+    """The state of one batch between two steps."""
+
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        cache: Cache,
+        first_logits: Float[Tensor, "batch vocab"],
+        *,
+        attention_mask: Int[Tensor, "batch time"],
+        prompts: Sequence[EncodedPrompt],
+        generation: GenerationConfig,
+        seed: int | None,
+        stop_strings: Sequence[str],
+    ) -> None:
+        width = cache.get_seq_length()
+        lengths = [prompt.length for prompt in prompts]
+        limits = _limits(language_model, generation, lengths, width=width)
+        self._language_model = language_model
+        self._cache = cache
+        self._logits = first_logits
+        self._stop_strings = stop_strings
+        self._eos_ids = _eos_ids(language_model, generation)
+        self._rows = [_Row(limit) for limit in limits]
+        self._recorder = TraceRecorder()
+        self._chooser = TokenChooser(
+            language_model,
+            prompts,
+            generation=generation,
+            eos_ids=self._eos_ids,
+            max_new_tokens=max(limits),
+            seed=seed,
+        )
+        self._width = width
+        self._mask: Tensor | None = None
+        if any(length != width for length in lengths):
+            self._mask = extend_mask(attention_mask, width + max(limits))
+        self._positions = torch.tensor(lengths, device=first_logits.device)[:, None]
+        self._tokens = self._positions
+
+    @property
+    def is_finished(self) -> bool:
+        return all(row.finish_reason for row in self._rows)
+
+    @torch.inference_mode()
+    def choose(self) -> tuple[int | None, ...]:
+        """Choose, record and note one token per row; None where the row had finished."""
+        tokens = self._chooser.choose(self._logits)
+        self._recorder.add(self._logits, tokens)
+        self._tokens = tokens[:, None]
+        noted = zip(self._rows, tokens.tolist(), strict=True)
+        return tuple(self._note(row, token) for row, token in noted)
+
+    @torch.inference_mode()
+    def advance(self) -> None:
+        """One forward pass over the chosen tokens; finished rows run along, unread."""
+        self._width += 1
+        # A finished row may stand at the end of its context while others go on.
+        positions = self._positions.clamp_max(self._language_model.context_length - 1)
+        self._logits = forward(
+            self._language_model,
+            self._tokens,
+            cache=self._cache,
+            attention_mask=None if self._mask is None else self._mask[:, : self._width],
+            positions=positions,
+        )
+        self._positions = self._positions + 1
+
+    def interrupt(self) -> None:
+        for row in self._rows:
+            row.finish_reason = row.finish_reason or "interrupted"
+
+    def completions(self) -> tuple[Completion, ...]:
+        with torch.inference_mode():
+            traces = self._recorder.traces([len(row.produced) for row in self._rows])
+        return tuple(
+            Completion(
+                token_ids=tuple(row.produced),
+                text=self._language_model.decode_answer(row.produced),
+                trace=trace,
+                finish_reason=row.finish_reason or "interrupted",
+            )
+            for row, trace in zip(self._rows, traces, strict=True)
+        )
+
+    def _note(self, row: _Row, token: int) -> int | None:
+        if row.finish_reason is not None:
+            return None
+        row.produced.append(token)
+        if token in self._eos_ids or self._has_stop_string(row.produced):
+            row.finish_reason = "stop"
+        elif len(row.produced) >= row.limit:
+            row.finish_reason = "length"
+        return token
+
+    def _has_stop_string(self, produced: Sequence[int]) -> bool:
+        if not self._stop_strings:
+            return False
+        longest = max(len(text.encode()) for text in self._stop_strings)
+        tail = self._language_model.decode(produced[-longest - _EXTRA_TAIL_TOKENS :])
+        return any(text in tail for text in self._stop_strings)
+
+
+def _eos_ids(language_model: LanguageModel, generation: GenerationConfig) -> frozenset[int]:
+    stated = generation.eos_token_id
+    if stated is None:
+        return language_model.eos_ids
+    return frozenset([stated] if isinstance(stated, int) else stated)
+
+
+def _limits(
+    language_model: LanguageModel,
+    generation: GenerationConfig,
+    lengths: Sequence[int],
+    *,
+    width: int,
+) -> list[int]:
+    """How many tokens every row may produce, by its own length rather than the batch's."""
+    context = language_model.context_length
+    # A stored mask is indexed by column, padding included.
+    room = context - width if language_model.has_fixed_mask else context
+    if generation.max_new_tokens is not None:
+        wanted = [generation.max_new_tokens] * len(lengths)
+    elif generation.max_length is not None:
+        wanted = [generation.max_length - length for length in lengths]
+    else:
+        wanted = [context] * len(lengths)
+    if min(wanted) < 1:
+        raise ConfigurationError("max_new_tokens or max_length leaves no room for an answer")
+    limits = [min(w, context - length, room) for w, length in zip(wanted, lengths, strict=True)]
+    if min(limits) < 1:
+        raise PromptTooLongError(f"the prompt fills the context of {context} tokens; shorten it")
+    return limits

@@ -1,0 +1,241 @@
+"""Runs prompts through the base once and keeps what routing and decoding need from that pass."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import (
+    Cache,
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+)
+
+from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
+
+# Their update() binds concatenated tensors and never writes into the old ones.
+_CONCATENATING = (DynamicLayer, DynamicSlidingWindowLayer)
+
+
+@dataclass(frozen=True, slots=True)
+class Prefill:
+    """A batch of prompts read once by the base, and their headers read from there.
+
+    `cache` ends before the header, left padded, so an expert can run the header itself;
+    `header_cache` ends after it, by the base, with `first_logits` (raw) for the first token.
+    `pooled` are the mean states of the prompt's tokens at the model's three `state_layers`,
+    `header_states` those of the header's last token, both float32.
+    """
+
+    prompts: tuple[EncodedPrompt, ...]
+    cache: Cache
+    attention_mask: Int[Tensor, "batch time"]
+    header_cache: Cache
+    first_logits: Float[Tensor, "batch vocab"]
+    pooled: Float[Tensor, "batch layer hidden"]
+    header_states: Float[Tensor, "batch layer hidden"]
+
+
+@torch.inference_mode()
+def prefill(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
+    """Read all prompts in one left-padded pass, fork the cache, and read the header."""
+    assert prompts, "an empty batch has nothing to read"
+    ids, mask = left_pad(language_model, [prompt.prompt_ids for prompt in prompts])
+    is_padded = len({len(prompt.prompt_ids) for prompt in prompts}) > 1
+    cache = new_cache(language_model)
+    weights = mask / mask.sum(dim=1, keepdim=True)
+    with _states(language_model, weights) as pooled:
+        forward(language_model, ids, cache=cache, attention_mask=mask if is_padded else None)
+    header_cache = fork(cache)
+    last = torch.zeros(len(prompts), len(language_model.header_ids), device=mask.device)
+    last[:, -1] = 1.0
+    with _states(language_model, last) as header_states:
+        logits = _forward_header(language_model, header_cache, prompts, mask)
+    return Prefill(
+        prompts=tuple(prompts),
+        cache=cache,
+        attention_mask=mask,
+        header_cache=header_cache,
+        first_logits=logits,
+        pooled=_stack(language_model, pooled),
+        header_states=_stack(language_model, header_states),
+    )
+
+
+@torch.inference_mode()
+def run_header(
+    language_model: LanguageModel, prefill: Prefill
+) -> tuple[Cache, Float[Tensor, "batch vocab"]]:
+    """Read the header again on the base's prompt cache, under whatever experts are active."""
+    cache = fork(prefill.cache)
+    mask = prefill.attention_mask
+    return cache, _forward_header(language_model, cache, prefill.prompts, mask)
+
+
+@torch.inference_mode()
+def prefill_whole(
+    language_model: LanguageModel, prompts: Sequence[EncodedPrompt]
+) -> tuple[Cache, Int[Tensor, "batch time"], Float[Tensor, "batch vocab"]]:
+    """Read prompt and header in one pass under whatever is active, for whole-prompt experts.
+
+    Returns the cache, its attention mask, and the raw logits of the first answer token.
+    """
+    _assert_one_header(language_model, prompts)
+    ids, mask = left_pad(language_model, [(*x.prompt_ids, *x.header_ids) for x in prompts])
+    cache = new_cache(language_model)
+    is_padded = len({prompt.length for prompt in prompts}) > 1
+    logits = forward(language_model, ids, cache=cache, attention_mask=mask if is_padded else None)
+    return cache, mask, logits
+
+
+def new_cache(language_model: LanguageModel) -> Cache:
+    """An empty cache with the layer types (full, sliding, ...) that this model needs."""
+    return DynamicCache(config=cast("Any", language_model.model.config))
+
+
+def fork(cache: Cache) -> Cache:
+    """A second cache with the same content; continuing one leaves the other as it was.
+
+    Layers that only ever concatenate share their tensors; any other kind is copied.
+    """
+    if any(type(layer) not in _CONCATENATING for layer in cache.layers):
+        return copy.deepcopy(cache)
+    twin = copy.copy(cache)
+    twin.layers = [copy.copy(layer) for layer in cache.layers]
+    return twin
+
+
+@torch.inference_mode()
+def take_rows(prefill: Prefill, rows: Sequence[int]) -> Prefill:
+    """The sub-batch of these rows, in this order; a row may be taken several times."""
+    if list(rows) == list(range(len(prefill.prompts))):
+        return prefill
+    index = torch.tensor(list(rows), device=prefill.attention_mask.device)
+    return Prefill(
+        prompts=tuple(prefill.prompts[row] for row in rows),
+        cache=_take_cache_rows(prefill.cache, index),
+        attention_mask=prefill.attention_mask[index],
+        header_cache=_take_cache_rows(prefill.header_cache, index),
+        first_logits=prefill.first_logits[index],
+        pooled=prefill.pooled[index],
+        header_states=prefill.header_states[index],
+    )
+
+
+def expand(prefill: Prefill, count: int) -> Prefill:
+    """Every row `count` times in a row, for `num_return_sequences`."""
+    return take_rows(prefill, [row for row in range(len(prefill.prompts)) for _ in range(count)])
+
+
+def left_pad(
+    language_model: LanguageModel, rows: Sequence[Sequence[int]]
+) -> tuple[Int[Tensor, "batch time"], Int[Tensor, "batch time"]]:
+    """Ids and mask (1 = a token, 0 = padding) of rows of different lengths, aligned at the end."""
+    width = max(len(row) for row in rows)
+    ids = [[language_model.pad_id] * (width - len(row)) + list(row) for row in rows]
+    mask = [[0] * (width - len(row)) + [1] * len(row) for row in rows]
+    device = language_model.device
+    return torch.tensor(ids, device=device), torch.tensor(mask, device=device)
+
+
+def forward(
+    language_model: LanguageModel,
+    ids: Int[Tensor, "batch time"],
+    *,
+    cache: Cache,
+    attention_mask: Int[Tensor, "batch all_time"] | None,
+    positions: Int[Tensor, "batch time"] | None = None,
+) -> Float[Tensor, "batch vocab"]:
+    """One forward pass that extends `cache`; returns the raw logits of the last position.
+
+    `attention_mask` covers cache and new ids; None says that nothing is padded. Positions default
+    to those that the mask implies, so padding moves no token.
+    """
+    arguments: dict[str, Any] = {"past_key_values": cache, "use_cache": True}
+    if attention_mask is not None:
+        arguments["attention_mask"] = attention_mask
+    if language_model.takes_positions and (positions is not None or attention_mask is not None):
+        if positions is None:
+            assert attention_mask is not None
+            positions = (attention_mask.cumsum(dim=1) - 1).clamp_min(0)[:, -ids.shape[1] :]
+        arguments["position_ids"] = positions
+    if language_model.takes_logits_to_keep:
+        arguments["logits_to_keep"] = 1
+    output: Any = language_model.model(ids, **arguments)
+    return cast("Tensor", output.logits[:, -1])
+
+
+def extend_mask(mask: Int[Tensor, "batch time"], length: int) -> Int[Tensor, "batch all_time"]:
+    """The mask with ones on its right until it is `length` wide."""
+    missing = length - mask.shape[1]
+    return torch.cat([mask, mask.new_ones(mask.shape[0], missing)], dim=1) if missing else mask
+
+
+def _forward_header(
+    language_model: LanguageModel,
+    cache: Cache,
+    prompts: Sequence[EncodedPrompt],
+    mask: Int[Tensor, "batch time"],
+) -> Float[Tensor, "batch vocab"]:
+    _assert_one_header(language_model, prompts)
+    header = list(language_model.header_ids)
+    ids = torch.tensor([header] * len(prompts), device=mask.device)
+    is_padded = any(len(prompt.prompt_ids) != mask.shape[1] for prompt in prompts)
+    whole = extend_mask(mask, mask.shape[1] + len(header)) if is_padded else None
+    return forward(language_model, ids, cache=cache, attention_mask=whole)
+
+
+def _assert_one_header(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> None:
+    assert all(prompt.header_ids == language_model.header_ids for prompt in prompts), (
+        "prompts were encoded by another model"
+    )
+
+
+def _take_cache_rows(cache: Cache, index: Int[Tensor, " row"]) -> Cache:
+    taken = fork(cache)
+    taken.batch_select_indices(index)
+    return taken
+
+
+@contextmanager
+def _states(
+    language_model: LanguageModel, weights: Float[Tensor, "batch time"]
+) -> Iterator[dict[int, Float[Tensor, "batch hidden"]]]:
+    """Collect, per state layer, the weighted sum over time of a block's output.
+
+    Hooks on three blocks instead of `output_hidden_states`, which keeps all layers alive.
+    """
+    collected: dict[int, Tensor] = {}
+    handles = []
+
+    def keep(layer: int, output: Any) -> None:  # noqa: ANN401 - blocks return tensors or tuples
+        states = output[0] if isinstance(output, tuple) else output
+        collected[layer] = torch.bmm(weights[:, None, :], states.float())[:, 0]
+
+    blocks = language_model.blocks
+    try:
+        for layer in sorted(set(language_model.state_layers)):
+            hook = _hook(keep, layer)
+            handles.append(blocks[layer - 1].register_forward_hook(hook))
+        yield collected
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(keep: Any, layer: int) -> Any:  # noqa: ANN401 - torch's hook protocol is untyped
+    def hook(_module: object, _arguments: object, output: object) -> None:
+        keep(layer, output)
+
+    return hook
+
+
+def _stack(
+    language_model: LanguageModel, states: Mapping[int, Float[Tensor, "batch hidden"]]
+) -> Float[Tensor, "batch layer hidden"]:
+    return torch.stack([states[layer] for layer in language_model.state_layers], dim=1)
