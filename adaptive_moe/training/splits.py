@@ -1,0 +1,223 @@
+"""Which examples teach and which only measure."""
+
+import hashlib
+import json
+import random
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.errors import TooFewExamplesError
+from adaptive_moe.training.material import Material, question_key
+from adaptive_moe.training.phrasings import held_out_forms
+from adaptive_moe.training.rows import Row
+from adaptive_moe.training.synthesis import Example
+
+SplitName = Literal["recall", "generalise"]
+
+_MAX_HELD_OUT = 400  # examples that are generated for or scored at every evaluation
+_MIN_HELD_OUT = 4
+_MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
+_SHINGLE = 5  # words; near copies share most of their shingles
+_PERMUTATIONS = 64
+_NEAR_COPY = 0.8  # estimated Jaccard similarity
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Training and held-out examples, and how they were parted.
+
+    recall: every fact is taught, whole question forms are held out. generalise: whole sources
+    (or questions with their near copies) are held out. `other` holds what the material offers
+    for the split that was not chosen; it is not trained on either. `digest` is the SHA-256 of
+    both sides.
+    """
+
+    name: SplitName
+    train: tuple[Example, ...]
+    held_out: tuple[Example, ...]
+    digest: str
+    other: tuple[Example, ...] = ()
+
+
+def split_examples(
+    material: Material, synthesised: Sequence[Example], settings: TrainingSettings, seed: int
+) -> Split:
+    """Split by the data's shape, or as `settings.split` says.
+
+    Raises TooFewExamplesError where fewer than `settings.min_examples` are left to learn from, or
+    nothing to measure on.
+    """
+    chance = random.Random(f"split {seed}")  # noqa: S311  not for security
+    asked = settings.split
+    name: SplitName = asked if asked != "auto" else ("recall" if synthesised else "generalise")
+    facts, fact_tests = _split_by_form(synthesised, seed, material.reserved)
+    if name == "recall" and not synthesised:
+        rows, fact_tests, row_tests = _split_rows_by_form(material.rows, chance)
+    elif name == "generalise" and not material.rows:
+        facts, row_tests = _split_by_fact(facts, settings.held_out_fraction, chance)
+        rows, fact_tests = [], []
+    else:
+        rows, row_tests = _split_by_source(material.rows, settings.held_out_fraction, chance)
+    train = (*facts, *rows)
+    held_out, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
+    held_out = _at_most(held_out, chance)
+    _check_counts(train, held_out, settings)
+    return Split(name, train, tuple(held_out), _digest(train, held_out), tuple(other))
+
+
+def row_example(row: Row) -> Example:
+    """A row of an example file as it stands."""
+    source = row.group or question_key(row.prompt[-1][1])
+    return Example(row.prompt, row.answer, source, "as-written", row.file, row.line)
+
+
+def _split_by_form(
+    examples: Sequence[Example], seed: int, reserved: frozenset[str]
+) -> tuple[list[Example], list[Example]]:
+    """Held-out forms measure; training questions that equal a measured one are dropped."""
+    forms = held_out_forms(seed)
+    tests = [example for example in examples if example.form in forms]
+    if examples and not tests:  # sentences to complete have one form only
+        return _split_by_fact(examples, 0.1, random.Random(seed))  # noqa: S311
+    measured = reserved | {_question(example) for example in tests}
+    train = [
+        example
+        for example in examples
+        if example.form not in forms and _question(example) not in measured
+    ]
+    return train, tests
+
+
+def _split_by_fact(
+    examples: Sequence[Example], fraction: float, chance: random.Random
+) -> tuple[list[Example], list[Example]]:
+    """Whole facts on either side."""
+    facts = sorted({example.fact for example in examples})
+    count = min(max(1, round(fraction * len(facts))), len(facts) - 1)
+    chosen = set(chance.sample(facts, max(0, count)))
+    train = [example for example in examples if example.fact not in chosen]
+    return train, [example for example in examples if example.fact in chosen]
+
+
+def _split_rows_by_form(
+    rows: Sequence[Row], chance: random.Random
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Every row is taught as written; one of its own other wordings, or a reworded one, measures.
+
+    Rows with the same answer and file are other wordings where at least three exist.
+    """
+    by_answer: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        by_answer[row.file, row.answer].append(row)
+    train, tests = [], []
+    for alike in by_answer.values():
+        several = len(alike) > _MIN_WORDINGS and len({row.group for row in alike}) == 1
+        held_out = chance.choice(alike) if several else None
+        train += [row_example(row) for row in alike if row is not held_out]
+        tests += [
+            row_example(held_out) if held_out is not None else _reworded(row)
+            for row in (alike[:1] if several else alike)
+        ]
+    return train, tests, []
+
+
+def _reworded(row: Row) -> Example:
+    *before, (role, text) = row.prompt
+    question = f"I would like to know this. {text[:1].lower()}{text[1:]}"
+    example = row_example(row)
+    prompt = (*before, (role, question))
+    return Example(prompt, row.answer, example.fact, "reworded", row.file, row.line)
+
+
+def _split_by_source(
+    rows: Sequence[Row], fraction: float, chance: random.Random
+) -> tuple[list[Example], list[Example]]:
+    """Whole groups on either side, until about `fraction` of the rows is held out."""
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for row, group in zip(rows, _groups(rows), strict=True):
+        groups[group].append(row_example(row))
+    order = sorted(groups)
+    chance.shuffle(order)
+    wanted = min(round(fraction * len(rows)), _MAX_HELD_OUT)
+    held_out: list[Example] = []
+    train: list[Example] = []
+    for group in order:
+        small_enough = len(held_out) + len(groups[group]) <= max(wanted, 1) * 1.5
+        (held_out if len(held_out) < wanted and small_enough else train).extend(groups[group])
+    return train, held_out
+
+
+def _groups(rows: Sequence[Row]) -> list[str]:
+    """A name per row; rows that share a source, or nearly the same question, share the name."""
+    sources = {row.group for row in rows if row.group}
+    by_source = len(sources) >= max(_MIN_HELD_OUT, len(rows) // 100)
+    names = [
+        f"source {row.group}" if by_source and row.group else question_key(row.prompt[-1][1])
+        for row in rows
+    ]
+    alias = _near_copies(dict(zip(names, rows, strict=True)))
+    return [alias.get(name, name) for name in names]
+
+
+def _near_copies(rows: dict[str, Row]) -> dict[str, str]:
+    """Group name to the name of an earlier group with nearly the same question (MinHash, LSH).
+
+    Broder 1997; without datasketch only equal questions are brought together.
+    """
+    try:
+        from datasketch import MinHash, MinHashLSH
+    except ImportError:
+        return {}
+    index = MinHashLSH(threshold=_NEAR_COPY, num_perm=_PERMUTATIONS)
+    alias: dict[str, str] = {}
+    for name, row in rows.items():
+        if name.startswith("source "):
+            continue
+        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
+        sketch.update_batch([piece.encode() for piece in _shingles(row.prompt[-1][1])])
+        found = index.query(sketch)
+        if found:
+            alias[name] = min(found)
+        else:
+            index.insert(name, sketch)
+    return alias
+
+
+def _shingles(text: str) -> set[str]:
+    words = text.casefold().split()
+    count = max(1, len(words) - _SHINGLE + 1)
+    return {" ".join(words[start : start + _SHINGLE]) for start in range(count)}
+
+
+def _at_most(examples: Sequence[Example], chance: random.Random) -> list[Example]:
+    if len(examples) <= _MAX_HELD_OUT:
+        return list(examples)
+    chosen = sorted(chance.sample(range(len(examples)), _MAX_HELD_OUT))
+    return [examples[index] for index in chosen]
+
+
+def _question(example: Example) -> str:
+    return question_key(example.prompt[-1][1])
+
+
+def _check_counts(
+    train: Sequence[Example], held_out: Sequence[Example], settings: TrainingSettings
+) -> None:
+    if len(train) < settings.min_examples:
+        raise TooFewExamplesError(
+            f"{len(train)} examples to learn from, at least {settings.min_examples} are needed; "
+            "give more material"
+        )
+    if len(held_out) < _MIN_HELD_OUT:
+        raise TooFewExamplesError(
+            f"{len(held_out)} examples to measure on, at least {_MIN_HELD_OUT} are needed; give "
+            "more material or raise training.held_out_fraction"
+        )
+
+
+def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:
+    sides = [[[example.prompt, example.answer] for example in side] for side in (train, held_out)]
+    return hashlib.sha256(json.dumps(sides).encode()).hexdigest()
