@@ -1,0 +1,1 @@
+"""Judges what the base knows and decides who answers."""

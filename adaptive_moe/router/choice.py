@@ -1,0 +1,235 @@
+"""Who answers: the base or experts, by expected success and by whose domain the prompt lies in."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from adaptive_moe.errors import UnknownExpertError
+from adaptive_moe.router.domains import Domain, DomainMatch
+
+# Two experts share an answer when the second fits this nearly as well as the first.
+_NEARLY_AS_SUCCESSFUL = 0.9
+_NEARLY_AS_NEAR = 1.1
+_EDGE_SOFTNESS = 0.1
+# An untrained router does not know the base's chances; an expert must at least be worth its own.
+_WORTH_ASKING = 0.5
+_UNNAMED = "the base's ordinary prompts"
+BASE_PREFIX = "base:"
+EXPERT_PREFIX = "expert:"
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertArm:
+    """An expert that could answer: its region and its record of right answers in that region."""
+
+    name: str
+    version: int
+    expert_id: str
+    domain: Domain
+    successes: int
+    trials: int
+
+    @property
+    def success_rate(self) -> float:
+        """Posterior mean under Beta(1, 1): (successes + 1) / (trials + 2); 0.5 without a trial."""
+        return (self.successes + 1) / (self.trials + 2)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteDecision:
+    """Who answers a prompt, decided from its prefill alone.
+
+    `experts` are (name, version, gate), gates sum to 1; empty for the base. `p_prefill` is the
+    chance that the base answers right, None untrained. `uncertainty` is 1 - p_prefill, which is
+    low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
+    among the base's reference samples, which is low confidence above `threshold`. `domain` is the
+    label of the nearest domain that contains the prompt. `reasons` are sentences for people.
+    """
+
+    kind: Literal["base", "experts"]
+    experts: tuple[tuple[str, int, float], ...]
+    low_confidence: bool
+    p_prefill: float | None
+    uncertainty: float
+    threshold: float
+    domain: str | None
+    reasons: tuple[str, ...]
+    forced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class BaseStanding:
+    """What the base's own answer is worth at decision A, and the sentence that says why."""
+
+    p_prefill: float | None
+    uncertainty: float
+    threshold: float
+    is_low: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An expert whose domain contains the prompt; `expected` is its expected success."""
+
+    arm: ExpertArm
+    distance: float
+    expected: float
+
+
+def choose(
+    standing: BaseStanding,
+    match: DomainMatch,
+    arms: Mapping[str, ExpertArm],
+    *,
+    labels: Mapping[str, str],
+    max_experts: int,
+) -> RouteDecision:
+    """The route of one prompt.
+
+    `arms` are by expert id; `labels` names the index's keys, except the base's ordinary prompts,
+    which are no domain. An expert may answer when the prompt lies inside its domain and no domain of the base is
+    nearer, and it does when its expected success exceeds the base's.
+    """
+    rival = _nearest_of_base(match)
+    fitting = _candidates(match, arms, rival)
+    domain = labels.get(match.label) if match.label else None
+    where = _place_reason(match, labels)
+    best = fitting[0] if fitting else None
+    if best is None or best.expected <= _bar(standing):
+        return _base_decision(standing, domain, (standing.reason, where, _refusal(best, standing)))
+    chosen = _mixture(fitting, max_experts)
+    total = sum(candidate.expected for candidate in chosen)
+    experts = tuple((item.arm.name, item.arm.version, item.expected / total) for item in chosen)
+    reasons = (standing.reason, where, *(_expert_reason(item) for item in chosen))
+    return RouteDecision(
+        kind="experts",
+        experts=experts,
+        low_confidence=False,
+        p_prefill=standing.p_prefill,
+        uncertainty=standing.uncertainty,
+        threshold=standing.threshold,
+        domain=best.arm.domain.label,
+        reasons=reasons,
+        forced=False,
+    )
+
+
+def forced_route(
+    standing: BaseStanding,
+    arms: Sequence[ExpertArm],
+    names: Sequence[str],
+    *,
+    domain: str | None,
+) -> RouteDecision:
+    """The route a user asked for: the base when no name is given, else these experts, equally.
+
+    Raises UnknownExpertError for a name without an active expert.
+    """
+    wanted = list(dict.fromkeys(names))
+    known = {arm.name: arm for arm in arms}
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        listed = ", ".join(sorted(known)) or "none"
+        raise UnknownExpertError(f"no active expert is called {missing[0]!r}; active: {listed}")
+    experts = tuple((name, known[name].version, 1 / len(wanted)) for name in wanted)
+    said = f"you asked for {' and '.join(wanted)}" if wanted else "you asked for the base"
+    return RouteDecision(
+        kind="experts" if experts else "base",
+        experts=experts,
+        low_confidence=standing.is_low and not experts,
+        p_prefill=standing.p_prefill,
+        uncertainty=standing.uncertainty,
+        threshold=standing.threshold,
+        domain=domain,
+        reasons=(said, standing.reason),
+        forced=True,
+    )
+
+
+def membership(distance: float, radius: float) -> float:
+    """How surely a prompt belongs to a domain: about 1 well inside, 1/2 on its edge, 0 far out."""
+    ratio = distance / radius if radius > 0 else (0.0 if distance == 0 else math.inf)
+    return 1 / (1 + math.exp(min((ratio - 1) / _EDGE_SOFTNESS, 700.0)))
+
+
+def _nearest_of_base(match: DomainMatch) -> float:
+    """Distance to the nearest domain of the base among the ranked ones; infinite if none."""
+    distances = (distance for key, distance in match.ranking if key.startswith(BASE_PREFIX))
+    return next(distances, math.inf)
+
+
+def _candidates(match: DomainMatch, arms: Mapping[str, ExpertArm], rival: float) -> list[Candidate]:
+    """Experts that contain the prompt and lie nearer than the base's domains, best first."""
+    found = []
+    for key, distance in match.ranking:
+        arm = arms.get(key.removeprefix(EXPERT_PREFIX)) if key.startswith(EXPERT_PREFIX) else None
+        if arm is None or distance >= rival or distance > arm.domain.radius:
+            continue
+        expected = arm.success_rate * membership(distance, arm.domain.radius)
+        found.append(Candidate(arm, distance, expected))
+    return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
+
+
+def _mixture(fitting: list[Candidate], max_experts: int) -> list[Candidate]:
+    """The best expert and those that fit nearly equally, by success and by distance."""
+    best = fitting[0]
+    nearest = min(item.distance for item in fitting)
+    equals = [
+        item
+        for item in fitting
+        if item is best
+        or (
+            item.expected >= _NEARLY_AS_SUCCESSFUL * best.expected
+            and max(item.distance, best.distance) <= _NEARLY_AS_NEAR * nearest
+        )
+    ]
+    return equals[:max_experts]
+
+
+def _bar(standing: BaseStanding) -> float:
+    return _WORTH_ASKING if standing.p_prefill is None else standing.p_prefill
+
+
+def _base_decision(
+    standing: BaseStanding, domain: str | None, reasons: tuple[str, ...]
+) -> RouteDecision:
+    return RouteDecision(
+        kind="base",
+        experts=(),
+        low_confidence=standing.is_low,
+        p_prefill=standing.p_prefill,
+        uncertainty=standing.uncertainty,
+        threshold=standing.threshold,
+        domain=domain,
+        reasons=reasons,
+        forced=False,
+    )
+
+
+def _place_reason(match: DomainMatch, labels: Mapping[str, str]) -> str:
+    if not match.ranking:
+        return "no domain is known yet"
+    if match.label is None:
+        nearest = labels.get(match.ranking[0][0], _UNNAMED)
+        return f"it lies outside every known domain; the nearest is {nearest}"
+    ratio = match.distance / match.radius if match.radius > 0 else 0.0
+    return f"it lies in {labels.get(match.label, _UNNAMED)}, at {ratio:.2f} of the radius"
+
+
+def _refusal(best: Candidate | None, standing: BaseStanding) -> str:
+    if best is None:
+        return "no expert's domain fits it, so the base answers"
+    bar = _bar(standing)
+    return (
+        f"expert {best.arm.name} is expected to be right with probability {best.expected:.2f}, "
+        f"which is not above {bar:.2f}, so the base answers"
+    )
+
+
+def _expert_reason(item: Candidate) -> str:
+    return (
+        f"expert {item.arm.name} is expected to be right with probability {item.expected:.2f} "
+        f"({item.arm.successes} of {item.arm.trials} right so far)"
+    )

@@ -1,0 +1,287 @@
+"""Domains of prompts in the base's own state space: centroids, radii and nearest-domain search."""
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import final
+
+import numpy as np
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from scipy.stats import t as student_t
+
+from adaptive_moe.errors import RouterError
+from adaptive_moe.models.prefilling import Prefill
+from adaptive_moe.router.whitening import Whitening, fit_whitening
+
+__all__ = [
+    "Domain",
+    "DomainIndex",
+    "DomainMatch",
+    "Whitening",
+    "cluster_centres",
+    "fit_domain",
+    "fit_whitening",
+    "nearest_distances",
+    "read_domain",
+    "state_vector",
+    "write_domain",
+]
+
+RADIUS_QUANTILE = 0.99
+_RANKING_LENGTH = 32
+_FOLDS = 10
+# Fewer prompts than this tell nothing about their own spread.
+_FEWEST_FOR_SPREAD = 3
+_MATRIX_AXES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """A region of prompts: within `radius` (whitened distance) of any of its centroids."""
+
+    label: str
+    centroids: Float[np.ndarray, "centroid dimension"]
+    radius: float
+    whitening_digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class DomainMatch:
+    """Where a prompt lies. `label` is the nearest domain that contains it, None outside all.
+
+    `distance` and `radius` belong to that domain, or to the nearest one when `label` is None.
+    `ranking` lists the nearest 32 domains by distance to their nearest centroid, nearest first.
+    An empty index gives infinite distance and an empty ranking.
+    """
+
+    label: str | None
+    distance: float
+    radius: float
+    ranking: tuple[tuple[str, float], ...]
+
+
+def state_vector(prefill: Prefill, *, row: int | None = None) -> Float[np.ndarray, " state"]:
+    """One prompt's pooled states and header states, three mid layers each, as one float32 vector.
+
+    `row` may be left out when the prefill holds one prompt.
+    """
+    if row is None:
+        if len(prefill.prompts) != 1:
+            raise RouterError(f"name one of the {len(prefill.prompts)} rows of this prefill")
+        row = 0
+    parts = (prefill.pooled[row], prefill.header_states[row])
+    flat = [part.detach().float().cpu().reshape(-1).numpy() for part in parts]
+    return np.concatenate(flat)
+
+
+def fit_domain(
+    label: str,
+    vectors: Float[np.ndarray, "prompt state"],
+    whitening: Whitening,
+    *,
+    max_centroids: int = 16,
+    seed: int,
+    groups: Sequence[str] | None = None,
+) -> Domain:
+    """Centroids by k-means of the whitened prompts; radius such that 99 % of new ones lie inside.
+
+    Distances are taken for prompts left out of the clustering, whole `groups` (question forms,
+    sources) at a time where given. From 99 prompts on, the radius is their conformal quantile;
+    below, the larger of their maximum and Student's prediction limit; below three prompts, half
+    the length of a typical whitened vector. Raises RouterError without a prompt.
+    """
+    points = whitening.apply(np.asarray(vectors))
+    if points.shape[0] == 0:
+        raise RouterError(f"domain {label!r} has no prompt")
+    names = [str(index) for index in range(len(points))] if groups is None else list(groups)
+    if len(names) != len(points):
+        raise RouterError(f"domain {label!r}: {len(points)} prompts but {len(names)} groups")
+    distances = _left_out_distances(points, names, max_centroids=max_centroids, seed=seed)
+    radius = _radius(distances, whitening.dimensions)
+    centroids = cluster_centres(points, max_centroids=max_centroids, seed=seed)
+    return Domain(label, centroids, radius, whitening.digest)
+
+
+def cluster_centres(
+    points: Float[np.ndarray, "prompt dimension"], *, max_centroids: int, seed: int
+) -> Float[np.ndarray, "centroid dimension"]:
+    """About sqrt(n / 2) k-means centres of whitened points, one at least, float32."""
+    from sklearn.cluster import KMeans
+
+    distinct = np.unique(points, axis=0).shape[0]
+    wanted = max(1, round(math.sqrt(len(points) / 2)))
+    clusters = min(max_centroids, wanted, distinct)
+    if clusters == 1:
+        return np.asarray(points.mean(axis=0, keepdims=True, dtype=np.float64), np.float32)
+    found = KMeans(clusters, n_init=4, random_state=seed).fit(points.astype(np.float64))
+    return np.asarray(found.cluster_centers_, dtype=np.float32)
+
+
+def nearest_distances(
+    points: Float[np.ndarray, "prompt dimension"],
+    centroids: Float[np.ndarray, "centroid dimension"],
+) -> Float[np.ndarray, " prompt"]:
+    """Euclidean distance of every point to its nearest centroid, whitened units."""
+    squared = (
+        (points**2).sum(axis=1)[:, None] - 2 * points @ centroids.T + (centroids**2).sum(axis=1)
+    )
+    distances: np.ndarray = np.sqrt(np.maximum(squared.min(axis=1), 0.0))
+    return distances
+
+
+@final
+class DomainIndex:
+    """Finds the nearest of many domains with one matrix product over all their centroids.
+
+    Not for concurrent changes; concurrent `assign` calls are safe.
+    """
+
+    def __init__(self, whitening: Whitening) -> None:
+        self._whitening = whitening
+        self._domains: dict[str, Domain] = {}
+        self._matrix: _CentroidMatrix | None = None
+
+    def __len__(self) -> int:
+        return len(self._domains)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._domains
+
+    def add(self, domain: Domain, *, key: str | None = None) -> None:
+        """Let a domain compete under `key` (its label unless given), replacing that key's old one.
+
+        Raises RouterError when it was fitted under another whitening.
+        """
+        if domain.whitening_digest != self._whitening.digest:
+            raise RouterError(
+                f"domain {domain.label!r} was fitted under whitening {domain.whitening_digest}, "
+                f"this index uses {self._whitening.digest}; fit the domain again"
+            )
+        self._domains[domain.label if key is None else key] = domain
+        self._matrix = None
+
+    def remove(self, key: str) -> None:
+        """Forget a domain; an unknown key is a RouterError."""
+        if self._domains.pop(key, None) is None:
+            raise RouterError(f"no domain is known as {key!r}")
+        self._matrix = None
+
+    def assign(self, vector: Float[np.ndarray, " state"]) -> DomainMatch:
+        """The domain of a raw state vector; see `DomainMatch`."""
+        if not self._domains:
+            return DomainMatch(None, math.inf, 0.0, ())
+        matrix = self._matrix
+        if matrix is None:
+            matrix = self._matrix = _CentroidMatrix.stack(self._domains)
+        distances = matrix.distances(self._whitening.apply(vector))
+        order = _smallest(distances, _RANKING_LENGTH)
+        ranking = tuple((matrix.keys[i], float(distances[i])) for i in order)
+        inside = np.flatnonzero(distances <= matrix.radii)
+        chosen = inside[distances[inside].argmin()] if inside.size else order[0]
+        label = matrix.keys[chosen] if inside.size else None
+        return DomainMatch(label, float(distances[chosen]), float(matrix.radii[chosen]), ranking)
+
+
+def write_domain(path: Path, domain: Domain) -> None:
+    """One domain as a safetensors file; the same domain always gives the same bytes."""
+    record = {
+        "label": domain.label,
+        "radius": domain.radius,
+        "whitening_digest": domain.whitening_digest,
+    }
+    # One metadata entry: the order of several is not fixed by the format.
+    metadata = {"domain": json.dumps(record, sort_keys=True)}
+    save_file({"centroids": np.ascontiguousarray(domain.centroids)}, path, metadata=metadata)
+
+
+def read_domain(path: Path) -> Domain:
+    """The domain in a file of `write_domain`. Raises RouterError when it is not one."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            record = json.loads((file.metadata() or {})["domain"])
+            centroids = file.get_tensor("centroids")
+        domain = Domain(
+            str(record["label"]),
+            centroids,
+            float(record["radius"]),
+            str(record["whitening_digest"]),
+        )
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
+        raise RouterError(f"{path} holds no domain: {error}") from error
+    if centroids.ndim != _MATRIX_AXES or not (
+        np.isfinite(centroids).all() and math.isfinite(domain.radius)
+    ):
+        raise RouterError(f"{path} holds a domain with impossible numbers")
+    return domain
+
+
+@dataclass(frozen=True, slots=True)
+class _CentroidMatrix:
+    """All centroids of an index under each other, with where each domain begins."""
+
+    keys: tuple[str, ...]
+    centroids: Float[np.ndarray, "centroid dimension"]
+    squared_norms: Float[np.ndarray, " centroid"]
+    starts: np.ndarray
+    radii: Float[np.ndarray, " domain"]
+
+    @classmethod
+    def stack(cls, domains: dict[str, Domain]) -> "_CentroidMatrix":
+        """The matrix of these domains in their order."""
+        centroids = np.concatenate([domain.centroids for domain in domains.values()])
+        sizes = [len(domain.centroids) for domain in domains.values()]
+        return cls(
+            tuple(domains),
+            centroids,
+            (centroids**2).sum(axis=1),
+            np.cumsum([0, *sizes[:-1]]),
+            np.array([domain.radius for domain in domains.values()], dtype=np.float32),
+        )
+
+    def distances(self, point: np.ndarray) -> np.ndarray:
+        """Distance of a whitened point to every domain's nearest centroid, [domain]."""
+        squared = self.squared_norms - 2 * (self.centroids @ point) + point @ point
+        nearest = np.minimum.reduceat(squared, self.starts)
+        distances: np.ndarray = np.sqrt(np.maximum(nearest, 0.0))
+        return distances
+
+
+def _left_out_distances(
+    points: np.ndarray, names: Sequence[str], *, max_centroids: int, seed: int
+) -> np.ndarray:
+    """Distance of every point to centroids that never saw its group; empty when not possible."""
+    distinct = sorted(set(names))
+    if len(distinct) == 1 or len(points) < _FEWEST_FOR_SPREAD:
+        return np.empty(0)
+    shuffled = np.random.default_rng(seed).permutation(len(distinct))
+    fold_of = {name: int(shuffled[i]) % _FOLDS for i, name in enumerate(distinct)}
+    folds = np.array([fold_of[name] for name in names])
+    distances = np.empty(len(points))
+    for fold in np.unique(folds):
+        inside, outside = points[folds != fold], folds == fold
+        centroids = cluster_centres(inside, max_centroids=max_centroids, seed=seed)
+        distances[outside] = nearest_distances(points[outside], centroids)
+    return distances
+
+
+def _radius(distances: np.ndarray, dimensions: int) -> float:
+    count = distances.size
+    if count < _FEWEST_FOR_SPREAD:
+        return 0.5 * math.sqrt(dimensions)
+    rank = math.ceil(RADIUS_QUANTILE * (count + 1))
+    if rank <= count:
+        return float(np.sort(distances)[rank - 1])
+    limit = float(student_t.ppf(RADIUS_QUANTILE, count - 1)) * math.sqrt(1 + 1 / count)
+    return max(float(distances.max()), float(distances.mean() + limit * distances.std(ddof=1)))
+
+
+def _smallest(values: np.ndarray, count: int) -> np.ndarray:
+    """Indices of the smallest values in rising order."""
+    if values.size <= count:
+        return np.argsort(values, kind="stable")
+    part = np.argpartition(values, count)[:count]
+    return part[np.argsort(values[part], kind="stable")]

@@ -1,0 +1,212 @@
+"""Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptive_moe.errors import RouterError
+from adaptive_moe.measures.statistics import wilson
+from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain
+from adaptive_moe.router.estimator import Estimator, LabelledScores, fit_estimator
+from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.model import (
+    ANSWER_DEFAULT,
+    ANSWER_FEATURES,
+    PREFILL_DEFAULT,
+    PREFILL_FEATURES,
+    CalibrationSplit,
+    Learned,
+    Reference,
+    RouterModel,
+    remoteness_from,
+    with_answers,
+    with_remoteness,
+)
+from adaptive_moe.router.scores import mean_entropy
+from adaptive_moe.router.whitening import Whitening, fit_whitening
+
+FEWEST_LABELS = 60
+FEWEST_OF_EACH_KIND = 12
+FEWEST_SOURCES = 20
+_FOLDS = 5
+_TRAINING_FOLDS = 3
+_SUPPORT_QUANTILE = 0.95
+_FEWEST_IN_DOMAIN = 8
+_SUPPORT_CENTROIDS = 16
+
+
+def fit_background(states: Float[np.ndarray, "prompt state"]) -> tuple[Whitening, Domain]:
+    """Whitening and region of a base's ordinary prompts, without any label."""
+    whitening = fit_whitening(states)
+    return whitening, fit_domain("background", states, whitening, seed=0)
+
+
+def fit_model(
+    rows: Sequence[RouterRow],
+    *,
+    base_id: str,
+    numerics: dict[str, str | None],
+    whitening: Whitening | None,
+    seed: int,
+) -> RouterModel:
+    """Everything a router learns from graded answers of the base.
+
+    Three fifths of the sources train the probes, the rest calibrate them and choose thresholds.
+    Raises RouterError, with the counts, for fewer than 60 labels, 20 sources or 12 of either kind.
+    """
+    check_labels(rows)
+    states = np.stack([row.evidence.states for row in rows])
+    whitening = whitening or fit_whitening(states, labels=[row.domain for row in rows])
+    training, calibration = split_by_source(rows, seed=seed)
+    return RouterModel(
+        base_id=base_id,
+        numerics=numerics,
+        whitening=whitening,
+        background=fit_domain("background", states, whitening, seed=seed),
+        known_domains=_known_domains(rows, whitening, seed),
+        reference=Reference.of(
+            {
+                PREFILL_DEFAULT: [row.evidence.scores[PREFILL_DEFAULT] for row in rows],
+                ANSWER_DEFAULT: [mean_entropy(row.trace) for row in rows],
+            }
+        ),
+        learned=_learn(rows, training, calibration, whitening, seed),
+    )
+
+
+def check_labels(rows: Sequence[RouterRow]) -> None:
+    """Raises RouterError, with the counts, for labels that cannot teach."""
+    right = sum(row.correct for row in rows)
+    sources = len({row.source for row in rows})
+    counts = f"{len(rows)} labels ({right} right, {len(rows) - right} wrong) from {sources} sources"
+    if len(rows) < FEWEST_LABELS or sources < FEWEST_SOURCES:
+        raise RouterError(
+            f"{counts} are too few; a router needs {FEWEST_LABELS} from {FEWEST_SOURCES}"
+        )
+    if min(right, len(rows) - right) < FEWEST_OF_EACH_KIND:
+        raise RouterError(
+            f"{counts} are one-sided; a router needs {FEWEST_OF_EACH_KIND} of either kind, so add "
+            "prompts that the base gets right and prompts that it gets wrong"
+        )
+
+
+def split_by_source(
+    rows: Sequence[RouterRow], *, seed: int
+) -> tuple[tuple[RouterRow, ...], tuple[RouterRow, ...]]:
+    """Three fifths and two fifths of the rows with like shares of right answers; no source in both.
+
+    Raises RouterError when the sources do not let both parts have both kinds of label.
+    """
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    correct = np.array([row.correct for row in rows], dtype=np.int64)
+    sources = [row.source for row in rows]
+    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    parts = [outside for _, outside in folds.split(correct, correct, sources)]
+    chosen = [np.sort(np.concatenate(part)) for part in _in_two(parts)]
+    for part in chosen:
+        right = int(correct[part].sum())
+        if not 0 < right < part.size:
+            raise RouterError(
+                f"splitting by source leaves a part of {part.size} labels with {right} right: "
+                "too many labels share a source"
+            )
+    training, calibration = (tuple(rows[index] for index in part) for part in chosen)
+    return training, calibration
+
+
+def _in_two(parts: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    return parts[:_TRAINING_FOLDS], parts[_TRAINING_FOLDS:]
+
+
+def _learn(
+    rows: Sequence[RouterRow],
+    training: Sequence[RouterRow],
+    calibration: Sequence[RouterRow],
+    whitening: Whitening,
+    seed: int,
+) -> Learned:
+    support = _support(training, calibration, whitening, seed)
+    prefill, p_prefill = _fit_point(
+        *(
+            _labelled(part, support, whitening, with_trace=False)
+            for part in (training, calibration)
+        ),
+        features=PREFILL_FEATURES,
+        fallback_feature=PREFILL_DEFAULT,
+        seed=seed,
+    )
+    answer, p_correct = _fit_point(
+        *(_labelled(part, support, whitening, with_trace=True) for part in (training, calibration)),
+        features=ANSWER_FEATURES,
+        fallback_feature=ANSWER_DEFAULT,
+        seed=seed,
+    )
+    correct = np.array([row.correct for row in calibration], dtype=np.float64)
+    accuracy = (sum(row.correct for row in rows) + 1) / (len(rows) + 2)
+    split = CalibrationSplit(p_prefill, p_correct, correct)
+    return Learned(prefill, answer, support, split, len(rows), accuracy)
+
+
+def _fit_point(
+    training: LabelledScores,
+    calibration: LabelledScores,
+    *,
+    features: Sequence[str],
+    fallback_feature: str,
+    seed: int,
+) -> tuple[Estimator, np.ndarray]:
+    """One decision point's estimator, and what it says of the calibration labels."""
+    estimator = fit_estimator(
+        training, calibration, features=features, fallback_feature=fallback_feature, seed=seed
+    )
+    remoteness = np.array([row["ood"] for row in calibration.scores])
+    said = estimator.probability(calibration.scores, calibration.states, remoteness=remoteness)
+    return estimator, said
+
+
+def _labelled(
+    rows: Sequence[RouterRow], support: Domain, whitening: Whitening, *, with_trace: bool
+) -> LabelledScores:
+    states = np.stack([row.evidence.states for row in rows])
+    remoteness = remoteness_from(support, whitening, states)
+    scores = with_remoteness([row.evidence for row in rows], remoteness)
+    if with_trace:
+        scores = with_answers(scores, [row.trace for row in rows])
+    correct = np.array([row.correct for row in rows], dtype=np.float64)
+    return LabelledScores(scores, states, correct, tuple(row.source for row in rows))
+
+
+def _support(
+    training: Sequence[RouterRow],
+    calibration: Sequence[RouterRow],
+    whitening: Whitening,
+    seed: int,
+) -> Domain:
+    """Where the training prompts lie, domain by domain; 95 % of the calibration ones are inside."""
+    parts = []
+    for label in sorted({row.domain or "" for row in training}):
+        members = [row.evidence.states for row in training if (row.domain or "") == label]
+        points = whitening.apply(np.stack(members))
+        parts.append(cluster_centres(points, max_centroids=_SUPPORT_CENTROIDS, seed=seed))
+    region = Domain("training prompts", np.concatenate(parts), 1.0, whitening.digest)
+    states = np.stack([row.evidence.states for row in calibration])
+    radius = np.quantile(remoteness_from(region, whitening, states), _SUPPORT_QUANTILE)
+    return Domain(region.label, region.centroids, float(radius), whitening.digest)
+
+
+def _known_domains(
+    rows: Sequence[RouterRow], whitening: Whitening, seed: int
+) -> tuple[Domain, ...]:
+    """Domains of at least 8 rows in which the base is right more often than not."""
+    known = []
+    for label in sorted({row.domain for row in rows if row.domain is not None}):
+        members = [row for row in rows if row.domain == label]
+        right = sum(row.correct for row in members)
+        if len(members) < _FEWEST_IN_DOMAIN or wilson(right, len(members)).mean <= 1 / 2:
+            continue
+        states = np.stack([row.evidence.states for row in members])
+        sources = [row.source for row in members]
+        known.append(fit_domain(label, states, whitening, seed=seed, groups=sources))
+    return tuple(known)

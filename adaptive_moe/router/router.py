@@ -1,0 +1,341 @@
+"""The router: decides from a prompt's prefill who answers, and judges the finished answer."""
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+
+from adaptive_moe.config.settings import RouterSettings
+from adaptive_moe.errors import RouterError
+from adaptive_moe.models.fingerprint import Numerics
+from adaptive_moe.models.token_trace import TokenTrace
+from adaptive_moe.router.arm_index import ArmIndex, index_arms
+from adaptive_moe.router.choice import (
+    BaseStanding,
+    ExpertArm,
+    RouteDecision,
+    choose,
+    forced_route,
+)
+from adaptive_moe.router.domains import Domain
+from adaptive_moe.router.evidence import Evidence, RouterRow
+from adaptive_moe.router.files import read_model, write_model
+from adaptive_moe.router.fitting import fit_background, fit_model
+from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
+from adaptive_moe.router.scores import answer_scores, token_scores
+from adaptive_moe.router.thresholds import (
+    Threshold,
+    coverage_threshold,
+    fixed_threshold,
+    risk_threshold,
+)
+from adaptive_moe.router.whitening import Whitening
+
+__all__ = [
+    "Confidence",
+    "Evidence",
+    "ExpertArm",
+    "RouteDecision",
+    "Router",
+    "RouterRow",
+]
+
+Point = Literal["prefill", "answer"]
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Confidence:
+    """How far a finished answer can be trusted.
+
+    `p_prefill` was the chance before decoding that the base would be right, `p_correct` is the
+    chance that this very answer is; both None untrained. `calibrated` says that p_correct was
+    calibrated on answers of this base in these numerics; an expert's answer never is. `scores`
+    holds every score by name, higher = more uncertain; `token_scores` one value a token.
+    """
+
+    p_prefill: float | None
+    p_correct: float | None
+    calibrated: bool
+    scores: Mapping[str, float]
+    token_scores: Mapping[str, tuple[float, ...]]
+
+
+@final
+class Router:
+    """Decides and judges; immutable but for a cache of the last arms' domain index.
+
+    A trained router goes by calibrated probabilities and trusts the base from the threshold on.
+    An untrained one ranks entropies among the base's own samples and distrusts those beyond the
+    threshold's percentile.
+    """
+
+    def __init__(
+        self, model: RouterModel, settings: RouterSettings, *, is_calibrated: bool = True
+    ) -> None:
+        self._model = model
+        self._settings = settings
+        self._is_calibrated = is_calibrated and model.learned is not None
+        self._prefill_threshold = self._configured_threshold("prefill")
+        self._answer_threshold = self._configured_threshold("answer")
+        self._indexed: ArmIndex | None = None
+
+    @classmethod
+    def untrained(
+        cls,
+        reference_scores: Mapping[str, Sequence[float]],
+        *,
+        background: np.ndarray,
+        base_id: str,
+        numerics: Numerics,
+        settings: RouterSettings | None = None,
+    ) -> "Router":
+        """A router for a model nobody has graded yet.
+
+        `reference_scores` holds first_token_entropy and mean_entropy of the base's own samples,
+        `background` their state vectors [prompt state], at least two. Raises RouterError when they
+        cannot carry it.
+        """
+        whitening, region = fit_background(background)
+        model = RouterModel(
+            base_id=base_id,
+            numerics=numerics.to_dict(),
+            whitening=whitening,
+            background=region,
+            known_domains=(),
+            reference=Reference.of(reference_scores),
+            learned=None,
+        )
+        return cls(model, settings or RouterSettings())
+
+    @classmethod
+    def fit(
+        cls,
+        rows: Sequence[RouterRow],
+        *,
+        base_id: str,
+        numerics: Numerics,
+        settings: RouterSettings | None = None,
+        whitening: Whitening | None = None,
+        seed: int,
+    ) -> "Router":
+        """A router trained on graded answers; sources are never split.
+
+        Pass the `whitening` of an earlier router to keep experts' domains valid. Raises RouterError
+        with the counts when labels are too few or one-sided.
+        """
+        model = fit_model(
+            rows,
+            base_id=base_id,
+            numerics=numerics.to_dict(),
+            whitening=whitening,
+            seed=seed,
+        )
+        return cls(model, settings or RouterSettings())
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        base_id: str,
+        numerics: Numerics,
+        settings: RouterSettings | None = None,
+        force_uncalibrated: bool = False,
+    ) -> "Router":
+        """The router saved in a folder.
+
+        Other numerics are accepted, and the router then says that it is not calibrated. Another
+        base is a RouterError naming both, unless `force_uncalibrated`. Raises RouterError as well
+        for missing, damaged or foreign files.
+        """
+        model = read_model(folder)
+        if model.base_id != base_id and not force_uncalibrated:
+            raise RouterError(
+                f"the router in {folder} was fitted on base {model.base_id}, this model is "
+                f"{base_id}; fit one for it, or force it to be used uncalibrated"
+            )
+        fits = model.base_id == base_id and model.numerics == numerics.to_dict()
+        if not fits:
+            _LOGGER.warning(
+                "router in %s was calibrated for %s, this is %s: it is not calibrated here",
+                folder,
+                model.numerics,
+                numerics.to_dict(),
+            )
+        return cls(model, settings or RouterSettings(), is_calibrated=fits)
+
+    def save(self, folder: Path) -> None:
+        """Write router.safetensors and router.json, replacing what the folder holds."""
+        write_model(folder, self._model)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether labels taught it; otherwise p_prefill and p_correct are None."""
+        return self._model.learned is not None
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its probabilities were calibrated on this base in these numerics."""
+        return self._is_calibrated
+
+    @property
+    def whitening(self) -> Whitening:
+        """The space in which domains are compared."""
+        return self._model.whitening
+
+    @property
+    def known_domains(self) -> tuple[Domain, ...]:
+        """Regions in which the base itself is mostly right."""
+        return self._model.known_domains
+
+    @property
+    def model(self) -> RouterModel:
+        """Everything it has learned."""
+        return self._model
+
+    def with_settings(self, settings: RouterSettings) -> "Router":
+        """The same router under other settings."""
+        return Router(self._model, settings, is_calibrated=self._is_calibrated)
+
+    def decide(
+        self,
+        evidence: Evidence,
+        arms: Sequence[ExpertArm] = (),
+        *,
+        forced: str | Sequence[str] | None = "auto",
+    ) -> RouteDecision:
+        """Who answers: decision A, from the prefill alone.
+
+        `forced` "auto" leaves it to the router, None (or "base") is the base, a name or names are
+        those experts. Raises UnknownExpertError for a name without an arm.
+        """
+        standing = self._stand(evidence)
+        indexed = self._index(arms)
+        match = indexed.index.assign(evidence.states)
+        if forced != "auto":
+            domain = indexed.labels.get(match.label) if match.label else None
+            return forced_route(standing, arms, _forced_names(forced), domain=domain)
+        return choose(
+            standing,
+            match,
+            indexed.by_id,
+            labels=indexed.labels,
+            max_experts=self._settings.max_experts,
+        )
+
+    def judge(
+        self, evidence: Evidence, trace: TokenTrace, *, arms: Sequence[ExpertArm] = ()
+    ) -> Confidence:
+        """How far the finished answer can be trusted: decision B.
+
+        `arms` are the experts that gave it, none for the base. An empty answer is certainly wrong.
+        """
+        remoteness = float(self._model.remoteness(evidence.states[None])[0])
+        p_prefill = p_correct = None
+        if self.is_trained:
+            p_prefill = float(self._model.prefill_probabilities((evidence,))[0])
+            p_correct = self._judge_probability(evidence, trace, arms)
+        return Confidence(
+            p_prefill=p_prefill,
+            p_correct=p_correct,
+            calibrated=self._is_calibrated and not arms,
+            scores={**evidence.scores, "ood": remoteness, **answer_scores(trace)},
+            token_scores=token_scores(trace),
+        )
+
+    def is_low(self, confidence: Confidence) -> bool:
+        """Whether the finished answer is not to be trusted at the configured threshold.
+
+        p_correct below the threshold; untrained, a mean entropy beyond the threshold's percentile
+        of the base's own samples.
+        """
+        threshold = self._answer_threshold.value
+        if confidence.p_correct is not None:
+            return confidence.p_correct < threshold
+        return self.percentile(ANSWER_DEFAULT, confidence.scores[ANSWER_DEFAULT]) > threshold
+
+    def percentile(self, name: str, value: float) -> float:
+        """Rank of an entropy among the base's reference samples, 0 to 1."""
+        return self._model.reference.percentile(name, value)
+
+    def threshold(
+        self,
+        *,
+        target_risk: float | None = None,
+        coverage: float | None = None,
+        value: float | None = None,
+        point: Point = "answer",
+    ) -> Threshold:
+        """The threshold for one aim, without applying it; no aim gives the one in force.
+
+        Raises RouterError for several aims at once, and for a risk or coverage untrained.
+        """
+        if sum(aim is not None for aim in (target_risk, coverage, value)) > 1:
+            raise RouterError("give one of target_risk, coverage and value")
+        if value is not None:
+            return fixed_threshold(value)
+        if target_risk is None and coverage is None:
+            return self._answer_threshold if point == "answer" else self._prefill_threshold
+        if self._model.learned is None:
+            raise RouterError("an untrained router knows no risk: fit it on graded prompts first")
+        split = self._model.learned.calibration
+        p = split.p_correct if point == "answer" else split.p_prefill
+        if coverage is not None:
+            return coverage_threshold(p, coverage=coverage)
+        assert target_risk is not None
+        fallback = self._settings.threshold
+        return risk_threshold(p, split.correct, target_risk=target_risk, fallback=fallback)
+
+    def _configured_threshold(self, point: Point) -> Threshold:
+        target = self._settings.target_risk
+        if target is None:
+            return fixed_threshold(self._settings.threshold)
+        if self._model.learned is None:
+            _LOGGER.warning("target_risk needs a trained router; the fixed threshold is used")
+            return fixed_threshold(self._settings.threshold)
+        chosen = self.threshold(target_risk=target, point=point)
+        if not chosen.certified:
+            _LOGGER.warning("threshold of the %s decision: %s", point, chosen.explanation)
+        return chosen
+
+    def _stand(self, evidence: Evidence) -> BaseStanding:
+        threshold = self._prefill_threshold.value
+        if self.is_trained:
+            p = float(self._model.prefill_probabilities((evidence,))[0])
+            is_low = p < threshold
+            verdict = "it is not trusted below" if is_low else "it is trusted from"
+            reason = f"the base is right with probability {p:.2f}; {verdict} {threshold:.2f}"
+            return BaseStanding(p, 1 - p, threshold, is_low, reason)
+        rank = self.percentile(PREFILL_DEFAULT, evidence.scores[PREFILL_DEFAULT])
+        is_low = rank > threshold
+        reason = (
+            f"the base is less sure of its first word than in {rank:.0%} of its own samples; "
+            f"more than {threshold:.0%} counts as unsure (the router is untrained)"
+        )
+        return BaseStanding(None, rank, threshold, is_low, reason)
+
+    def _judge_probability(
+        self, evidence: Evidence, trace: TokenTrace, arms: Sequence[ExpertArm]
+    ) -> float:
+        if not arms:
+            return float(self._model.answer_probabilities((evidence,), (trace,))[0])
+        rate = math.fsum(arm.success_rate for arm in arms) / len(arms)
+        return self._model.expert_answer_probability(evidence, trace, expert_accuracy=rate)
+
+    def _index(self, arms: Sequence[ExpertArm]) -> ArmIndex:
+        """The domain index for these arms; kept until other arms come."""
+        cached = self._indexed
+        if cached is None or not cached.holds(arms):
+            cached = self._indexed = index_arms(self._model, arms)
+        return cached
+
+
+def _forced_names(forced: str | Sequence[str] | None) -> tuple[str, ...]:
+    if forced is None or forced == "base":
+        return ()
+    return (forced,) if isinstance(forced, str) else tuple(forced)

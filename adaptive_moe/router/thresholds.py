@@ -1,0 +1,139 @@
+"""Thresholds on the probability of being right: fixed, by coverage, or by a certified risk."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptive_moe.measures.statistics import clopper_pearson_upper
+
+DELTA = 0.1
+_STEPS = 12
+_MOST_LABELS = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """Answers whose probability is at least `value` are trusted.
+
+    For a target risk: `certified` says whether the error rate among trusted answers is at most
+    the target with probability 1 - delta over the drawing of the labels, as long as traffic looks
+    like them; `risk_bound` is the exact upper limit of that rate, of `errors` in `accepted` labels;
+    `labels_needed` is how many more would probably do (None: certified, or not to be had by labels
+    alone). `coverage` is the share of the labelled prompts that is trusted.
+    """
+
+    kind: Literal["fixed", "coverage", "target_risk"]
+    value: float
+    certified: bool
+    accepted: int
+    errors: int
+    risk_bound: float | None
+    coverage: float | None
+    labels_needed: int | None
+    explanation: str
+
+
+def fixed_threshold(value: float) -> Threshold:
+    """The value itself; says nothing about the risk."""
+    return Threshold(
+        "fixed", value, False, 0, 0, None, None, None, f"fixed at {value:g}, no risk is promised"
+    )
+
+
+def coverage_threshold(probabilities: Float[np.ndarray, " item"], *, coverage: float) -> Threshold:
+    """The value that trusts this share of the given prompts: it promises traffic, not quality."""
+    if not len(probabilities) or not 0 < coverage <= 1:
+        raise ValueError(f"need prompts and a coverage in (0, 1], got {coverage}")
+    falling = np.sort(probabilities)[::-1]
+    value = float(falling[max(0, math.ceil(coverage * falling.size - 1e-9) - 1)])
+    share = float(np.mean(probabilities >= value))
+    text = f"trusts {share:.0%} of prompts like the calibration ones; no risk is promised"
+    return Threshold("coverage", value, False, 0, 0, None, share, None, text)
+
+
+def risk_threshold(
+    probabilities: Float[np.ndarray, " item"],
+    correct: Float[np.ndarray, " item"],
+    *,
+    target_risk: float,
+    fallback: float,
+    delta: float = DELTA,
+) -> Threshold:
+    """The loosest threshold whose error rate is certified to be at most `target_risk`.
+
+    Exact binomial fixed-sequence testing (Learn then Test, Angelopoulos et al. 2021): starting
+    with the surest 3 ln(delta) / ln(1 - risk) labels, about a dozen ever larger sets are tested in
+    turn, and the first whose Clopper-Pearson limit exceeds the target ends it. Ties enter whole.
+    The labels must not be those the probe was fitted on. When not even the first set passes, the
+    value is `fallback`, not certified, with the number of labels that would help.
+    """
+    if not 0 < target_risk < 1 or not 0 < delta < 1:
+        raise ValueError(f"target_risk {target_risk} and delta {delta} must lie in (0, 1)")
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, wrong = probabilities[order], np.cumsum(1 - correct[order])
+    first = first_set_size(target_risk, delta=delta)
+    passed: tuple[int, float] | None = None
+    for size in _set_sizes(ranked, first):
+        bound = clopper_pearson_upper(int(wrong[size - 1]), size, confidence=1 - delta)
+        if bound > target_risk:
+            break
+        passed = (size, bound)
+    if passed is None:
+        return _uncertified(ranked, wrong, target_risk, fallback, delta)
+    size, bound = passed
+    text = f"error rate at most {target_risk:.0%}, certified on {size} of {ranked.size} labels"
+    value, share = float(ranked[size - 1]), size / ranked.size
+    errors = int(wrong[size - 1])
+    return Threshold("target_risk", value, True, size, errors, bound, share, None, text)
+
+
+def first_set_size(target_risk: float, *, delta: float = DELTA) -> int:
+    """Three times the fewest error-free labels that can certify the risk (11 for .2 at .1)."""
+    return 3 * math.ceil(math.log(delta) / math.log(1 - target_risk))
+
+
+def _set_sizes(ranked: np.ndarray, first: int) -> list[int]:
+    """Sizes of the sets to test, rising, each grown to the end of its tie."""
+    if ranked.size < first:
+        return []
+    raw = np.unique(np.linspace(first, ranked.size, _STEPS).round().astype(int))
+    # The list falls, so everything not below the last accepted value is accepted.
+    return sorted({int(np.searchsorted(-ranked, -ranked[size - 1], side="right")) for size in raw})
+
+
+def _uncertified(
+    ranked: np.ndarray, wrong: np.ndarray, target_risk: float, fallback: float, delta: float
+) -> Threshold:
+    accepted = min(first_set_size(target_risk, delta=delta), ranked.size)
+    errors = int(wrong[accepted - 1]) if accepted else 0
+    bound = clopper_pearson_upper(errors, accepted, confidence=1 - delta)
+    enough = _accepted_needed(errors / accepted if accepted else 0.0, target_risk, delta)
+    share = float(np.mean(ranked >= fallback)) if ranked.size else None
+    if enough is None:
+        needed = None
+        text = (
+            f"not certified: {errors} of the surest {accepted} labels are wrong, which is not "
+            f"below {target_risk:.0%}; a better router is needed rather than more labels"
+        )
+    else:
+        first = first_set_size(target_risk, delta=delta)
+        part = accepted / ranked.size if ranked.size > first else 1.0
+        needed = max(1, math.ceil(max(enough, first) / part) - ranked.size)
+        text = f"not certified: about {needed} more labels needed for a risk of {target_risk:.0%}"
+    return Threshold("target_risk", fallback, False, accepted, errors, bound, share, needed, text)
+
+
+def _accepted_needed(error_rate: float, target_risk: float, delta: float) -> int | None:
+    """Fewest accepted labels that certify the target if errors go on at this rate."""
+    if error_rate >= target_risk:
+        return None
+    size = 1
+    while size < _MOST_LABELS:
+        errors = round(error_rate * size)
+        if clopper_pearson_upper(errors, size, confidence=1 - delta) <= target_risk:
+            return size
+        size = max(size + 1, math.ceil(size * 1.02))
+    return None
