@@ -1,0 +1,138 @@
+"""One optimiser step and one evaluation, in as many forward passes as memory allows."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import final
+
+import torch
+from torch import Tensor
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.errors import InsufficientMemoryError
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.weights import LoraWeights
+from adaptive_moe.models.memory import is_out_of_memory
+from adaptive_moe.training.adapter import Adapter
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.batching import micro_batches
+
+_EVALUATION_FACTOR = 4  # without gradients, so many more examples fit into one pass
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Mean loss in nats per answer token, and the share of answers exactly right (greedy)."""
+
+    loss: float
+    exact: float
+
+
+@final
+class Stepper:
+    """AdamW over an adapter; its micro-batch shrinks for good when memory runs out."""
+
+    def __init__(
+        self, bank: LoraBank, adapter: Adapter, loss: AnswerLoss, settings: TrainingSettings
+    ) -> None:
+        self._bank = bank
+        self._adapter = adapter
+        self._loss = loss
+        self._clip_norm = settings.clip_norm
+        self._size = settings.micro_batch_size
+        self._optimizer = torch.optim.AdamW(
+            adapter.parameters,
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+
+    def step(self, indexes: Sequence[int], rate: float) -> tuple[float, int] | None:
+        """Mean loss and answer tokens of the step; None when it was not finite and not taken.
+
+        Every answer token weighs the same, however the step is cut into passes. Raises
+        InsufficientMemoryError when a single example does not fit.
+        """
+        loss, tokens = self._accumulate_within_memory(indexes)
+        parameters = self._adapter.parameters
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self._clip_norm)
+        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        if finite:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return (loss, tokens) if finite else None
+
+    def optimizer_tensors(self) -> dict[str, Tensor]:
+        """The optimiser's moments and counters, named by the parameter's place."""
+        state = self._optimizer.state_dict()["state"]
+        return {
+            f"optimizer.{index}.{name}": value.detach().cpu().clone()
+            for index, values in state.items()
+            for name, value in values.items()
+        }
+
+    def restore_optimizer(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `optimizer_tensors` returned earlier."""
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key.startswith("optimizer."):
+                _, index, name = key.split(".")
+                state.setdefault(int(index), {})[name] = value
+        groups = self._optimizer.state_dict()["param_groups"]
+        self._optimizer.load_state_dict({"state": state, "param_groups": groups})
+
+    def _accumulate_within_memory(self, indexes: Sequence[int]) -> tuple[float, int]:
+        """Gradients of the whole step, in passes halved until they fit."""
+        while True:
+            try:
+                return self._accumulate(indexes)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if self._size == 1:
+                    raise InsufficientMemoryError(
+                        "not even one training example fits into memory; shorten the examples or "
+                        "lower training.rank"
+                    ) from None
+            # Outside the handler, so that no traceback keeps the failed pass alive.
+            self._optimizer.zero_grad(set_to_none=True)
+            self._size = max(1, self._size // 2)
+
+    def _accumulate(self, indexes: Sequence[int]) -> tuple[float, int]:
+        examples = self._loss.examples
+        tokens = sum(len(examples[index].answer_ids) for index in indexes)
+        groups = micro_batches(indexes, examples, size=self._size, max_width=self._loss.max_width)
+        summed = 0.0
+        for group in groups:
+            with self._bank.activate_weights({}):
+                cache, mask = self._loss.prompts(group)
+            with self._bank.activate_weights(self._adapter.weights()):
+                total = self._loss.compute(group, cache, mask).total
+                (total / tokens).backward()
+            summed += float(total.detach())
+        return summed / tokens, tokens
+
+
+@torch.no_grad()
+def evaluate(
+    bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
+) -> Evaluation:
+    """Loss and exact answers of all examples of `loss` under `weights`."""
+    summed, tokens, exact = 0.0, 0, 0
+    groups = micro_batches(
+        range(len(loss.examples)),
+        loss.examples,
+        size=settings.micro_batch_size * _EVALUATION_FACTOR,
+        max_width=loss.max_width,
+    )
+    for group in groups:
+        with bank.activate_weights({}):
+            cache, mask = loss.prompts(group)
+        with bank.activate_weights(weights):
+            found = loss.compute(group, cache, mask)
+        summed += float(found.total)
+        tokens += found.tokens
+        exact += int(found.exact.sum())
+    return Evaluation(summed / tokens, exact / len(loss.examples))
