@@ -30,6 +30,8 @@ from adaptive_moe.experts.pool import Mixture, ModulePool, padded_rank
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
 
+__all__ = ["LoraBank", "Mixture"]
+
 Forwards = dict[str, Forward]
 _Layout = tuple[tuple[tuple[int, int, float], ...], ...]
 
@@ -112,6 +114,11 @@ class LoraBank:
         with self._state:
             if self._place(expert_id, weights):
                 return
+        if self._owner == threading.get_ident():
+            raise BankFullError(
+                f"expert {expert_id[:12]} fits only after the gaps are closed, which has to wait "
+                "for the end of this thread's running answer"
+            )
         with self._exclusive(), self._state:
             for pool in self._pools.values():
                 pool.compact()

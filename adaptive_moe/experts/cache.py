@@ -1,0 +1,163 @@
+"""Keeps the right experts on the device: LoRA bank <- RAM <- disk, the longest unused leave."""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import final
+
+from cachetools import LRUCache
+
+from adaptive_moe.errors import BankFullError
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.weights import LoraWeights, weights_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatistics:
+    """Since the cache was made: a hit was on the device already, a miss had to be copied there."""
+
+    hits: int
+    misses: int
+    evictions: int
+    device_bytes: int
+    host_bytes: int
+    device_experts: int
+
+
+@final
+class ExpertCache:
+    """Two tiers of experts by content id, both bounded, both least recently used; thread safe.
+
+    The device tier holds at most `device_experts` experts within the bank's bytes, the host tier
+    at most `host_bytes`. Experts in use, and pinned ones, never leave the device.
+    """
+
+    def __init__(
+        self,
+        bank: LoraBank,
+        read: Callable[[str], LoraWeights],
+        *,
+        device_experts: int,
+        host_bytes: int,
+    ) -> None:
+        self._bank, self._read, self._device_experts = bank, read, device_experts
+        self._host: LRUCache[str, LoraWeights] = LRUCache(host_bytes, getsizeof=weights_bytes)
+        self._recency: OrderedDict[str, None] = OrderedDict()  # on the device, oldest use first
+        self._uses: Counter[str] = Counter()
+        self._pinned: set[str] = set()
+        self._dropped: set[str] = set()
+        self._hits = self._misses = self._evictions = 0
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def hold(self, expert_ids: Iterable[str]) -> Iterator[None]:
+        """On the device and in use inside the block; BankFullError if they cannot all be."""
+        held: list[str] = []
+        try:
+            with self._lock:
+                for expert_id in dict.fromkeys(expert_ids):
+                    self._uses[expert_id] += 1
+                    held.append(expert_id)
+                for expert_id in held:
+                    self._bring(expert_id)
+            yield
+        finally:
+            with self._lock:
+                for expert_id in held:
+                    self._let_go(expert_id)
+
+    def prefetch(self, expert_id: str) -> None:
+        """Bring an expert to the device if there is room among those not in use."""
+        with self.hold([expert_id]):
+            pass
+
+    def pin(self, expert_id: str) -> None:
+        """Keep an expert on the device until `unpin`; it is brought there now."""
+        with self._lock:
+            self.prefetch(expert_id)
+            self._pinned.add(expert_id)
+
+    def unpin(self, expert_id: str) -> None:
+        """Let an expert be evicted again; one that is not pinned is fine."""
+        with self._lock:
+            self._pinned.discard(expert_id)
+
+    def drop(self, expert_id: str) -> None:
+        """Forget an expert in both tiers, at the latest when its last user is done."""
+        with self._lock:
+            self._pinned.discard(expert_id)
+            self._host.pop(expert_id, None)
+            if self._uses[expert_id]:
+                self._dropped.add(expert_id)
+            else:
+                self._remove(expert_id)
+
+    def statistics(self) -> CacheStatistics:
+        """Counts and bytes at this moment."""
+        with self._lock:
+            return CacheStatistics(
+                hits=self._hits,
+                misses=self._misses,
+                evictions=self._evictions,
+                device_bytes=self._bank.used_bytes,
+                host_bytes=int(self._host.currsize),
+                device_experts=len(self._recency),
+            )
+
+    def _bring(self, expert_id: str) -> None:
+        if expert_id in self._recency:
+            self._hits += 1
+            self._recency.move_to_end(expert_id)
+            return
+        weights = self._from_host(expert_id)
+        while len(self._recency) >= self._device_experts:
+            self._evict_oldest(expert_id)
+        while not self._loaded(expert_id, weights):
+            self._evict_oldest(expert_id)
+        self._misses += 1
+        self._recency[expert_id] = None
+
+    def _from_host(self, expert_id: str) -> LoraWeights:
+        weights = self._host.get(expert_id)
+        if weights is None:
+            weights = self._read(expert_id)
+            if weights_bytes(weights) <= self._host.maxsize:
+                self._host[expert_id] = weights
+        return weights
+
+    def _loaded(self, expert_id: str, weights: LoraWeights) -> bool:
+        try:
+            self._bank.load(expert_id, weights)
+        except BankFullError:
+            if not self._evictable():
+                raise
+            return False
+        return True
+
+    def _evictable(self) -> list[str]:
+        return [key for key in self._recency if not self._uses[key] and key not in self._pinned]
+
+    def _evict_oldest(self, newcomer: str) -> None:
+        candidates = self._evictable()
+        if not candidates:
+            raise BankFullError(
+                f"no room for expert {newcomer[:12]}: all {len(self._recency)} experts on the "
+                "device are in use or pinned; raise cache.device_experts or cache.device_bytes"
+            )
+        self._remove(candidates[0])
+        self._evictions += 1
+
+    def _remove(self, expert_id: str) -> None:
+        if expert_id in self._recency:
+            self._bank.evict(expert_id)
+            del self._recency[expert_id]
+
+    def _let_go(self, expert_id: str) -> None:
+        self._uses[expert_id] -= 1
+        if self._uses[expert_id] <= 0:
+            del self._uses[expert_id]
+            if expert_id in self._dropped:
+                self._dropped.discard(expert_id)
+                self._remove(expert_id)
