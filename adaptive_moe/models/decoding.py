@@ -159,7 +159,6 @@ class _Run:
         self._stop_strings = stop_strings
         self._eos_ids = _eos_ids(language_model, generation)
         self._rows = [_Row(limit) for limit in limits]
-        self._recorder = TraceRecorder()
         self._chooser = TokenChooser(
             language_model,
             prompts,
@@ -168,6 +167,7 @@ class _Run:
             max_new_tokens=max(limits),
             seed=seed,
         )
+        self._recorder = TraceRecorder(is_greedy=self._chooser.is_greedy)
         self._width = width
         self._mask: Tensor | None = None
         if any(length != width for length in lengths):

@@ -117,6 +117,11 @@ class TokenChooser:
             self._uniforms = _uniforms(prompts, max_new_tokens, seed).to(**_draw_kind(device))
         self._step = 0
 
+    @property
+    def is_greedy(self) -> bool:
+        """Whether every chosen token is the largest of its raw logits."""
+        return self._history is None and self._uniforms is None
+
     def choose(self, logits: Float[Tensor, "batch vocab"]) -> Int[Tensor, " batch"]:
         """The next token of every row; `logits` are raw and stay as they are."""
         if self._history is not None:

@@ -1,6 +1,7 @@
 """Measures how sure the model was of every token it produced, from the raw logits of one pass."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +9,8 @@ import torch
 from jaxtyping import Float, Float32, Int
 from torch import Tensor
 
-# Few large operations instead of many small ones: logits wait until this much has gathered.
 _BLOCK_BYTES = 1 << 20
+_STATISTICS = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,54 +40,92 @@ def token_statistics(
     logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " row"]
 ) -> Float32[Tensor, "statistic row"]:
     """The seven statistics of TokenTrace, in its order, of one chosen token per row of logits."""
-    logits = logits.float()
-    chosen = tokens[:, None]
-    log_p = torch.log_softmax(logits, dim=-1)
-    root_p = torch.exp(log_p * 0.5)
-    log_vocab = math.log(logits.shape[-1])
-    log_probability = log_p.gather(-1, chosen)[:, 0]
-    first, second = log_p.topk(2, dim=-1).values.exp().unbind(-1)
-    entropy = -torch.linalg.vecdot(root_p * root_p, log_p)
-    self_certainty = -log_p.mean(dim=-1) - log_vocab
-    renyi = log_vocab - 2.0 * root_p.sum(dim=-1).log()
-    log_sum_exp = logits.gather(-1, chosen)[:, 0] - log_probability
-    parts = [log_probability, entropy, first - second, first, self_certainty, renyi, log_sum_exp]
-    return torch.stack(parts)
+    block = logits.to(torch.float32, copy=True)
+    return _consume(block, torch.empty_like(block), tokens, block.argmax(dim=-1))
 
 
 class TraceRecorder:
-    """Gathers the statistics of a batch while it is decoded; at most 1 MiB of logits waits."""
+    """Gathers the statistics of a batch while it is decoded.
 
-    def __init__(self) -> None:
-        self._logits: list[Tensor] = []
+    Logits wait in a block of 1 MiB (or one step), which is then reduced at once: few operations
+    over memory that is already there cost a small model much less than many over fresh memory.
+    `is_greedy` promises that every token added is the largest of its raw logits.
+    """
+
+    def __init__(self, *, is_greedy: bool) -> None:
+        self._is_greedy = is_greedy
+        self._block = self._scratch = torch.empty(0, 0)
         self._tokens: list[Tensor] = []
-        self._blocks: list[Tensor] = []
-        self._rows = 0
+        self._reduced: list[Tensor] = []
+        self._batch = 0
 
     def add(self, logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, " batch"]) -> None:
         """Note one step: the raw logits and the token that every row chose."""
-        self._rows = len(tokens)
-        self._logits.append(logits)
+        if not self._batch:
+            self._allocate(logits)
+        filled = len(self._tokens) * self._batch
+        self._block[filled : filled + self._batch].copy_(logits)
         self._tokens.append(tokens)
-        if len(self._logits) * logits.nbytes >= _BLOCK_BYTES:
+        if filled + self._batch == len(self._block):
             self._reduce()
 
-    def traces(self, lengths: list[int]) -> tuple[TokenTrace, ...]:
+    def traces(self, lengths: Sequence[int]) -> tuple[TokenTrace, ...]:
         """The trace of every row, cut to the number of tokens that it produced."""
         self._reduce()
-        if not self._blocks:
-            empty = np.zeros(0, dtype=np.float32)
-            return tuple(TokenTrace(*[empty] * 7) for _ in lengths)
-        steps = torch.cat(self._blocks, dim=1)
-        table = steps.reshape(len(steps), -1, self._rows).cpu().numpy()
+        table = torch.cat(self._reduced, dim=1).reshape(_STATISTICS, -1, self._batch)
+        columns = table.cpu().numpy()
         return tuple(
-            TokenTrace(*(np.ascontiguousarray(line) for line in table[:, :length, row]))
+            TokenTrace(*(np.ascontiguousarray(line) for line in columns[:, :length, row]))
             for row, length in enumerate(lengths)
         )
 
+    def _allocate(self, logits: Float[Tensor, "batch vocab"]) -> None:
+        self._batch = len(logits)
+        steps = max(1, _BLOCK_BYTES // (logits.numel() * 4))
+        shape = (steps * self._batch, logits.shape[-1])
+        self._block = torch.empty(shape, dtype=torch.float32, device=logits.device)
+        self._scratch = torch.empty_like(self._block)
+
     def _reduce(self) -> None:
-        if self._logits:
-            logits, tokens = torch.cat(self._logits), torch.cat(self._tokens)
-            self._blocks.append(token_statistics(logits, tokens))
-            self._logits.clear()
+        if self._tokens:
+            tokens = torch.cat(self._tokens)
+            block, scratch = self._block[: len(tokens)], self._scratch[: len(tokens)]
+            top = tokens if self._is_greedy else block.argmax(dim=-1)
+            self._reduced.append(_consume(block, scratch, tokens, top))
             self._tokens.clear()
+
+
+def _consume(
+    logits: Float32[Tensor, "row vocab"],
+    scratch: Float32[Tensor, "row vocab"],
+    tokens: Int[Tensor, " row"],
+    top: Int[Tensor, " row"],
+) -> Float32[Tensor, "statistic row"]:
+    """A few passes in place over `logits` and `scratch`; `top` are the places of the maxima.
+
+    With l the logits less their maximum and q = exp(l): Z = sum q, p = q / Z.
+    """
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    mean = logits.mean(dim=-1)
+    highest = logits.gather(-1, top[:, None])[:, 0]
+    shifted = logits.sub_(highest[:, None])
+    root_q = torch.mul(shifted, 0.5, out=scratch).exp_()
+    root_sum = root_q.sum(dim=-1)
+    q = root_q.mul_(root_q)
+    total = q.sum(dim=-1)
+    energy = shifted.mul_(q).sum(dim=-1)
+    runner_up = q.scatter_(-1, top[:, None], 0.0).amax(dim=-1)
+    log_total = total.log()
+    log_sum_exp = highest + log_total
+    log_vocab = math.log(logits.shape[-1])
+    return torch.stack(
+        [
+            chosen - log_sum_exp,
+            log_total - energy / total,
+            (1.0 - runner_up) / total,
+            1.0 / total,
+            log_sum_exp - mean - log_vocab,
+            log_vocab - 2.0 * root_sum.log() + log_total,
+            log_sum_exp,
+        ]
+    )
