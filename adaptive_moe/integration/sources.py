@@ -73,6 +73,13 @@ def write_rows(
     save_file({_TENSOR: (wide / lengths).astype(np.float16)}, folder / VECTORS_FILE)
 
 
+def read_rows(folder: Path) -> tuple[TrainingRow, ...]:
+    """All training rows of an expert, as they were written. Raises CorruptExpertError."""
+    file = folder / ROWS_FILE
+    lines = enumerate(_read_lines(file), start=1)
+    return tuple(_read_row(line, f"{file}, line {number}") for number, line in lines)
+
+
 def nearest(
     folder: Path, vector: Float[np.ndarray, " dimension"], k: int = 3
 ) -> tuple[SourceRow, ...]:
