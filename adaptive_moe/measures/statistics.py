@@ -1,6 +1,6 @@
 """Intervals and tests that say how far a measured difference can be trusted."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,6 +92,37 @@ def paired_bootstrap(
     means = _resampled_means(values, resamples, np.random.default_rng(seed))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return Interval(float(values.mean()), float(low), float(high))
+
+
+def cluster_bootstrap(
+    statistic: Callable[[np.ndarray], float],
+    groups: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int,
+) -> Interval:
+    """Two-sided percentile interval of any statistic, drawing whole groups with replacement.
+
+    `statistic` gets the indices of the drawn items (repeats included) and returns a number, or
+    nan for a draw on which it has no meaning; such draws are left out. Items of one group may
+    depend on each other. Raises ValueError without an item or when no draw has a meaning.
+    """
+    _, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    if group_of.size == 0:
+        raise ValueError("need at least one item")
+    order = np.argsort(group_of, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group_of[order])) + 1)
+    generator = np.random.default_rng(seed)
+    values = np.empty(resamples)
+    for draw in range(resamples):
+        picks = generator.integers(len(members), size=len(members))
+        values[draw] = statistic(np.concatenate([members[pick] for pick in picks]))
+    values = values[~np.isnan(values)]
+    if values.size == 0:
+        raise ValueError(f"the statistic has no value on any of {resamples} draws")
+    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(statistic(np.arange(group_of.size)), float(low), float(high))
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:

@@ -89,8 +89,8 @@ def choose(
     """The route of one prompt.
 
     `arms` are by expert id; `labels` names the index's keys, except the base's ordinary prompts,
-    which are no domain. An expert may answer when the prompt lies inside its domain and no domain of the base is
-    nearer, and it does when its expected success exceeds the base's.
+    which are no domain. An expert may answer when the prompt lies inside its domain and no domain
+    of the base is nearer, and it does when its expected success exceeds the base's.
     """
     rival = _nearest_of_base(match)
     fitting = _candidates(match, arms, rival)

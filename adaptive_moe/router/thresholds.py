@@ -11,6 +11,7 @@ from adaptive_moe.measures.statistics import clopper_pearson_upper
 
 DELTA = 0.1
 _STEPS = 12
+_FIRST_SHARE = 8
 _MOST_LABELS = 100_000
 
 
@@ -65,8 +66,8 @@ def risk_threshold(
     """The loosest threshold whose error rate is certified to be at most `target_risk`.
 
     Exact binomial fixed-sequence testing (Learn then Test, Angelopoulos et al. 2021): starting
-    with the surest 3 ln(delta) / ln(1 - risk) labels, about a dozen ever larger sets are tested in
-    turn, and the first whose Clopper-Pearson limit exceeds the target ends it. Ties enter whole.
+    with the surest eighth, at least 3 ln(delta) / ln(1 - risk) labels, about a dozen ever larger
+    sets are tested in turn, and the first whose Clopper-Pearson limit exceeds the target ends it. Ties enter whole.
     The labels must not be those the probe was fitted on. When not even the first set passes, the
     value is `fallback`, not certified, with the number of labels that would help.
     """
@@ -74,7 +75,7 @@ def risk_threshold(
         raise ValueError(f"target_risk {target_risk} and delta {delta} must lie in (0, 1)")
     order = np.argsort(-probabilities, kind="stable")
     ranked, wrong = probabilities[order], np.cumsum(1 - correct[order])
-    first = first_set_size(target_risk, delta=delta)
+    first = _first_size(ranked.size, target_risk, delta)
     passed: tuple[int, float] | None = None
     for size in _set_sizes(ranked, first):
         bound = clopper_pearson_upper(int(wrong[size - 1]), size, confidence=1 - delta)
@@ -91,8 +92,16 @@ def risk_threshold(
 
 
 def first_set_size(target_risk: float, *, delta: float = DELTA) -> int:
-    """Three times the fewest error-free labels that can certify the risk (11 for .2 at .1)."""
+    """Smallest set that is tested: three times the fewest error-free labels that can certify.
+
+    33 for a risk of .2, as .8^11 is the first power below .1.
+    """
     return 3 * math.ceil(math.log(delta) / math.log(1 - target_risk))
+
+
+def _first_size(labels: int, target_risk: float, delta: float) -> int:
+    """With many labels the first set grows too, or its chance errors would end every sequence."""
+    return max(first_set_size(target_risk, delta=delta), labels // _FIRST_SHARE)
 
 
 def _set_sizes(ranked: np.ndarray, first: int) -> list[int]:
@@ -107,7 +116,7 @@ def _set_sizes(ranked: np.ndarray, first: int) -> list[int]:
 def _uncertified(
     ranked: np.ndarray, wrong: np.ndarray, target_risk: float, fallback: float, delta: float
 ) -> Threshold:
-    accepted = min(first_set_size(target_risk, delta=delta), ranked.size)
+    accepted = min(_first_size(ranked.size, target_risk, delta), ranked.size)
     errors = int(wrong[accepted - 1]) if accepted else 0
     bound = clopper_pearson_upper(errors, accepted, confidence=1 - delta)
     enough = _accepted_needed(errors / accepted if accepted else 0.0, target_risk, delta)
@@ -120,8 +129,8 @@ def _uncertified(
         )
     else:
         first = first_set_size(target_risk, delta=delta)
-        part = accepted / ranked.size if ranked.size > first else 1.0
-        needed = max(1, math.ceil(max(enough, first) / part) - ranked.size)
+        total = first if enough <= first else _FIRST_SHARE * enough
+        needed = max(1, total - ranked.size)
         text = f"not certified: about {needed} more labels needed for a risk of {target_risk:.0%}"
     return Threshold("target_risk", fallback, False, accepted, errors, bound, share, needed, text)
 

@@ -10,6 +10,7 @@ from adaptive_moe.measures.statistics import (
     clopper_pearson,
     clopper_pearson_lower,
     clopper_pearson_upper,
+    cluster_bootstrap,
     holm,
     mcnemar,
     paired_bootstrap,
@@ -103,3 +104,33 @@ def test_mcnemar_without_changes_is_certain_of_nothing() -> None:
 def test_holm_multiplies_the_smallest_by_their_number_and_keeps_the_order() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx((0.06, 0.03, 0.06))
     assert holm([]) == ()
+
+
+def test_cluster_bootstrap_of_single_items_is_the_ordinary_one() -> None:
+    values = np.random.default_rng(4).normal(size=60)
+    names = [str(index) for index in range(60)]
+    clustered = cluster_bootstrap(lambda picks: float(values[picks].mean()), names, seed=1)
+    plain = paired_bootstrap(values, seed=1)
+    assert clustered.mean == pytest.approx(plain.mean)
+    assert clustered.low == pytest.approx(plain.low, abs=0.05)
+    assert clustered.high == pytest.approx(plain.high, abs=0.05)
+
+
+def test_copies_of_an_item_do_not_narrow_a_cluster_bootstrap() -> None:
+    values = np.random.default_rng(5).normal(size=30)
+    copied = np.repeat(values, 9)
+    names = [str(index // 9) for index in range(270)]
+    honest = cluster_bootstrap(lambda picks: float(copied[picks].mean()), names, seed=2)
+    single = paired_bootstrap(values, seed=2)
+    naive = paired_bootstrap(copied, seed=2)
+    assert honest.high - honest.low == pytest.approx(single.high - single.low, rel=0.15)
+    assert honest.high - honest.low > 2 * (naive.high - naive.low)
+
+
+def test_draws_without_a_meaning_are_left_out() -> None:
+    def share_of_mixed(picks: np.ndarray) -> float:
+        return 1.0 if len(set(picks.tolist())) == 2 else float("nan")
+
+    assert cluster_bootstrap(share_of_mixed, ["x", "y"], seed=0).low == 1.0
+    with pytest.raises(ValueError, match="no value"):
+        cluster_bootstrap(lambda picks: float("nan"), ["x", "y"], resamples=5, seed=0)
