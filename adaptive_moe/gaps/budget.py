@@ -1,0 +1,79 @@
+"""Decides which queued gap may be trained now, within the configured budgets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from adaptive_moe.config.settings import GapSettings
+from adaptive_moe.gaps.ledger import Gap, Transition
+from adaptive_moe.gaps.states import IN_TRAINING, GapState
+
+_DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class NextTraining:
+    """The gap to train now, or None, and why."""
+
+    gap: Gap | None
+    reason: str
+
+
+def choose_training(
+    gaps: Sequence[Gap],
+    *,
+    now: datetime,
+    experts: int,
+    other_minutes: float,
+    settings: GapSettings,
+) -> NextTraining:
+    """The queued gap with the most failing prompts, the oldest among equals, if one may start.
+
+    One training at a time; at most `minutes_per_day` within the last 24 hours, `other_minutes`
+    of trainings outside the ledger included; at most `max_experts`, of which `experts` exist.
+    """
+    busy = [gap for gap in gaps if gap.state in IN_TRAINING]
+    if busy:
+        return NextTraining(None, f"gap {busy[0].id} ({busy[0].label}) is being trained")
+    queued = [gap for gap in gaps if gap.state is GapState.QUEUED]
+    if not queued:
+        return NextTraining(None, "no gap is queued")
+    spent = other_minutes + sum(minutes_trained(gap.history, now=now) for gap in gaps)
+    if spent >= settings.minutes_per_day:
+        return NextTraining(
+            None,
+            f"{spent:.0f} of {settings.minutes_per_day:g} training minutes are spent within a day; "
+            "wait or raise gaps.minutes_per_day",
+        )
+    replacing = [gap for gap in queued if gap.expert is not None]
+    if experts >= settings.max_experts and not replacing:
+        return NextTraining(
+            None, f"{experts} experts are stored; remove some or raise gaps.max_experts"
+        )
+    candidates = replacing if experts >= settings.max_experts else queued
+    chosen = min(candidates, key=lambda gap: (-_failing_prompts(gap), gap.id))
+    return NextTraining(chosen, f"{chosen.reason}; {len(queued)} queued")
+
+
+def minutes_trained(history: Sequence[Transition], *, now: datetime) -> float:
+    """Minutes a gap spent in training and evaluation within the 24 hours before `now`."""
+    total = 0.0
+    for place, step in enumerate(history):
+        if step.after not in IN_TRAINING:
+            continue
+        later = history[place + 1 :]
+        end = _when(later[0]) if later else now.astimezone(UTC)
+        start = max(_when(step), now.astimezone(UTC) - _DAY)
+        total += max((end - start).total_seconds(), 0.0) / 60.0
+    return total
+
+
+def _failing_prompts(gap: Gap) -> float:
+    """Distinct prompts times their failure rate as far as known, else all of them."""
+    figures = gap.figures
+    known = figures.failures + figures.successes
+    return figures.distinct * (figures.failures / known if known else 1.0)
+
+
+def _when(step: Transition) -> datetime:
+    return datetime.fromisoformat(step.when)

@@ -1,0 +1,147 @@
+"""The SQLite file under the gap ledger: private, checked on opening, whole or unchanged."""
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from adaptive_moe.errors import GapError, StoreError
+from adaptive_moe.gaps.schema import APPLICATION_ID, MIGRATIONS
+
+Clock = Callable[[], datetime]
+Row = tuple[Any, ...]  # SQLite types its values one by one
+
+_BUSY_SECONDS = 10.0
+_IN_MEMORY = ":memory:"
+
+
+class LedgerFile:
+    """One connection that threads share under one lock; processes wait for one another.
+
+    Raises StoreError where the file cannot be opened or written, and GapError where it is
+    damaged, not a gap ledger, or newer than this program.
+    """
+
+    def __init__(self, path: Path | str, *, clock: Clock) -> None:
+        self.path = path
+        self.clock = clock
+        self._lock = threading.RLock()
+        self._depth = 0
+        with self._explained():
+            _create_private(path)
+            self._connection = sqlite3.connect(
+                str(path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._explained():
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file; every finished transaction is in it."""
+        with self._lock:
+            self._connection.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing, alone on the file; may be nested, the outermost one commits."""
+        with self._lock, self._explained():
+            if self._depth == 0:
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._depth += 1
+            try:
+                yield
+                if self._depth == 1:
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                if self._depth == 1 and self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise
+            finally:
+                self._depth -= 1
+
+    def now(self) -> str:
+        """The clock's time in UTC as ISO 8601."""
+        return self.clock().astimezone(UTC).isoformat(timespec="seconds")
+
+    def execute(self, statement: str, values: Sequence[object] = ()) -> None:
+        """Run one statement inside a transaction."""
+        self._connection.execute(statement, values)
+
+    def executemany(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
+        """Run one statement for many rows inside a transaction."""
+        self._connection.executemany(statement, rows)
+
+    def one(self, statement: str, values: Sequence[object] = ()) -> Row:
+        """The first row of a query that has one."""
+        row: Row = self._connection.execute(statement, values).fetchone()
+        return row
+
+    def all(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
+        """All rows of a query."""
+        return self._connection.execute(statement, values).fetchall()
+
+    def _prepare(self) -> None:
+        found = int(self.one("PRAGMA application_id")[0])
+        version = int(self.one("PRAGMA user_version")[0])
+        if found != APPLICATION_ID and (found or version or self.one(_COUNT_TABLES)[0]):
+            raise GapError(
+                f"{self.path} is an SQLite file but no gap ledger; choose another gaps.ledger"
+            )
+        if version > len(MIGRATIONS):
+            raise GapError(
+                f"the gap ledger {self.path} was written by a newer version (schema {version}, "
+                f"known up to {len(MIGRATIONS)}); update this program or choose another gaps.ledger"
+            )
+        report = self.one("PRAGMA quick_check(1)")[0]
+        if report != "ok":
+            raise sqlite3.DatabaseError(report)
+        # A rollback journal: a write-ahead log can lose commits in some SQLite versions.
+        self.one("PRAGMA journal_mode = TRUNCATE")
+        self._connection.execute("PRAGMA foreign_keys = ON")
+        if version < len(MIGRATIONS):
+            self._migrate()
+
+    def _migrate(self) -> None:
+        with self.transaction():
+            # Read again: another process may have been first.
+            version = int(self.one("PRAGMA user_version")[0])
+            for step in MIGRATIONS[version:]:
+                step(self._connection)
+            self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            self._connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Say which file failed and what to do; errors of ours pass through."""
+        try:
+            yield
+        except (sqlite3.OperationalError, sqlite3.ProgrammingError, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"the gap ledger {self.path} cannot be used: {error}; check that its folder "
+                "exists, is writable and has room, or choose another gaps.ledger"
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise GapError(
+                f"the gap ledger {self.path} is damaged: {error}; nothing was changed. Restore a "
+                "copy, or move the file away to begin an empty ledger"
+            ) from error
+
+
+_COUNT_TABLES = "SELECT COUNT(*) FROM sqlite_master"
+
+
+def _create_private(path: Path | str) -> None:
+    """Make an empty file that only its owner can read; SQLite gives its journal the same mode."""
+    if str(path) == _IN_MEMORY:
+        return
+    file = Path(path)
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600, exist_ok=True)

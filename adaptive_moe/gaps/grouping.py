@@ -1,0 +1,212 @@
+"""Finds the gap a prompt belongs to, and keeps groups of unassigned prompts in good order."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import final
+
+import numpy as np
+
+from adaptive_moe.gaps.clusters import learn_radius, nearest, regroup
+from adaptive_moe.gaps.ledger import GapLedger, GapRecord
+from adaptive_moe.gaps.observations import Direction, Seen
+from adaptive_moe.gaps.states import MERGEABLE, GapState
+from adaptive_moe.gaps.terms import asks_the_same, prompt_hash, telling_terms
+
+_SAME_COSINE = 0.97
+_EQUAL_COSINE = 0.9
+_COMPARED = 256  # newest prompts of a gap that a new one is compared with
+_REGROUPED = 300  # newest unassigned prompts that are grouped anew
+_EARLY_REGROUPS = frozenset({5, 8, 12, 16, 20, 25, 32, 40})
+_REGROUP_EVERY = 50
+_LABELLED_PROMPTS = 1000  # newest prompts that labels are made from
+_LABEL_TERMS = 3
+_UNNAMED = "unnamed"
+_PROGRESS = tuple(GapState)
+
+
+@final
+class Grouping:
+    """The groups of one base in a ledger; calls belong inside a transaction of it."""
+
+    def __init__(self, ledger: GapLedger, *, base_id: str, min_size: int) -> None:
+        self._ledger = ledger
+        self._base_id = base_id
+        self._min_size = min_size
+
+    def home(self, domain: str | None, direction: Direction | None) -> GapRecord | None:
+        """The gap this doubtful prompt belongs to, a new one if need be.
+
+        Prompts of a domain or expert share its gap; others join the nearest cluster within the
+        learned radius. None for a prompt without both domain and direction.
+        """
+        if domain is not None:
+            found = self._of_domain(domain)
+        elif direction is None:
+            return None
+        else:
+            found = self.cluster_near(direction)
+        if found is not None:
+            return found
+        return self._ledger.open_gap(self._base_id, domain=domain, label=domain or _UNNAMED)
+
+    def cluster_near(self, direction: Direction) -> GapRecord | None:
+        """The nearest cluster of unassigned prompts whose radius this direction is within."""
+        clusters = {gap.id: gap for gap in self._clusters(len(direction))}
+        radius, _ = self._ledger.clustering(self._base_id)
+        found = nearest(direction, {key: _mean(gap) for key, gap in clusters.items()})
+        return clusters[found[0]] if found is not None and found[1] <= radius else None
+
+    def original_of(
+        self, prompt: str, direction: Direction | None, *, gap: GapRecord
+    ) -> int | None:
+        """The evidence of this gap that asked the same before, None for a distinct prompt."""
+        observations = self._ledger.observations
+        same = observations.with_hash(
+            gap.id, prompt_hash=prompt_hash(prompt), after=gap.evidence_after
+        )
+        if same is not None or direction is None:
+            return same
+        recent = observations.recent_evidence(gap.id, after=gap.evidence_after, limit=_COMPARED)
+        for seen in reversed(recent):
+            if _cosine(seen.direction, direction) > _SAME_COSINE and asks_the_same(
+                prompt, seen.prompt
+            ):
+                return seen.id
+        return None
+
+    def note_unassigned(self) -> None:
+        """Count one more unassigned doubtful prompt, and now and then group them all anew."""
+        radius, count = self._ledger.clustering(self._base_id)
+        count += 1
+        self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
+        if count == 1 or count in _EARLY_REGROUPS or count % _REGROUP_EVERY == 0:
+            self._regroup()
+
+    def recentre(self, gap: GapRecord) -> GapRecord:
+        """Save the mean direction of the gap's newest prompts."""
+        recent = self._ledger.observations.recent_evidence(gap.id, after=0, limit=_COMPARED)
+        directions = _directions(recent)
+        if not directions:
+            return gap
+        size = len(directions[0])  # another width can only come from a changed vector definition
+        rows = np.stack([row for row in directions if len(row) == size])
+        mean: Direction = rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+        return self._ledger.save(replace(gap, direction=mean))
+
+    def name(self, gap: GapRecord) -> GapRecord:
+        """Save the gap's telling terms, and its label if it has no domain's name."""
+        prompts = self._ledger.observations.prompts(self._base_id, limit=_LABELLED_PROMPTS)
+        terms = telling_terms(prompts, gap.id)
+        label = gap.domain or ", ".join(terms[:_LABEL_TERMS]) or gap.label
+        return self._ledger.save(replace(gap, terms=terms, label=label))
+
+    def adopt_confident(self, gap: GapRecord) -> None:
+        """Count the confident prompts of no domain that lie within a cluster as its own."""
+        if gap.domain is not None or gap.direction is None:
+            return
+        radius, _ = self._ledger.clustering(self._base_id)
+        near = [
+            seen.id
+            for seen in self._ledger.observations.strays(self._base_id, after=gap.evidence_after)
+            if seen.direction is not None
+            and seen.direction.shape == gap.direction.shape
+            and 1.0 - float(seen.direction @ gap.direction) <= radius
+        ]
+        self._ledger.observations.move(near, gap_id=gap.id)
+
+    def merge_equals(self, gap: GapRecord) -> GapRecord:
+        """Fold this cluster and equal ones into the one that has come furthest, then the oldest."""
+        if gap.domain is not None or gap.direction is None:
+            return gap
+        radius, _ = self._ledger.clustering(self._base_id)
+        equal = [
+            other
+            for other in self._clusters(len(gap.direction))
+            if other.id == gap.id or _is_equal(gap, other, radius=radius)
+        ]
+        rest = [other for other in equal if other.state not in MERGEABLE]
+        keeper = min(rest or equal, key=lambda other: (-_PROGRESS.index(other.state), other.id))
+        folded = [other for other in equal if other.state in MERGEABLE and other.id != keeper.id]
+        if not folded:
+            return gap
+        for other in folded:
+            self._ledger.merge(other.id, into=keeper.id)
+        orders = [other.suspicion_order for other in (keeper, *folded)]
+        known = [order for order in orders if order is not None]
+        kept = replace(keeper, suspicion_order=keeper.suspicion_order or min(known, default=None))
+        merged = self.recentre(self._ledger.save(kept))
+        return merged if gap.id == keeper.id or gap.state in MERGEABLE else gap
+
+    def _of_domain(self, domain: str) -> GapRecord | None:
+        gaps = self._ledger.gaps(self._base_id)
+        by_expert = [gap for gap in gaps if gap.expert == domain]
+        found = by_expert or [gap for gap in gaps if gap.domain == domain]
+        return found[-1] if found else None
+
+    def _clusters(self, width: int) -> list[GapRecord]:
+        """The clusters of unassigned prompts whose directions have this many numbers."""
+        return [
+            gap
+            for gap in self._ledger.gaps(self._base_id)
+            if gap.domain is None and gap.direction is not None and len(gap.direction) == width
+        ]
+
+    def _regroup(self) -> None:
+        """Learn the radius anew, and rearrange the prompts of clusters nothing was claimed of."""
+        observations = self._ledger.observations
+        found = observations.loose_evidence(self._base_id, limit=_REGROUPED)
+        if not found:
+            return
+        width = len(_directions(found)[0])
+        loose = [seen for seen in reversed(found) if len(_directions([seen])[0]) == width]
+        units = np.stack(_directions(loose))
+        radius = learn_radius(observations.known_directions(self._base_id, width=width), units)
+        _, count = self._ledger.clustering(self._base_id)
+        self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
+        groups = regroup(units, radius=radius, min_size=self._min_size)
+        self._settle([[loose[row] for row in group] for group in groups])
+
+    def _settle(self, groups: Iterable[Sequence[Seen]]) -> None:
+        """Give every group the gap most of its prompts are in already, or a new one."""
+        taken: set[int] = set()
+        left: dict[int, int] = {}
+        for group in groups:
+            former = Counter(seen.gap_id for seen in group if seen.gap_id is not None)
+            free = [gap_id for gap_id, _ in former.most_common() if gap_id not in taken]
+            if free:
+                gap_id = free[0]
+            else:
+                gap_id = self._ledger.open_gap(self._base_id, domain=None, label=_UNNAMED).id
+            taken.add(gap_id)
+            moved = [seen.id for seen in group if seen.gap_id != gap_id]
+            self._ledger.observations.move(moved, gap_id=gap_id)
+            left.update({former_id: gap_id for former_id in former if former_id not in left})
+            self.name(self.recentre(self._ledger.gap(gap_id, base_id=self._base_id)))
+        for former_id, successor in left.items():
+            if former_id not in taken:
+                self._ledger.merge(former_id, into=successor)
+
+
+def _directions(seen: Iterable[Seen]) -> list[Direction]:
+    return [found.direction for found in seen if found.direction is not None]
+
+
+def _mean(gap: GapRecord) -> Direction:
+    assert gap.direction is not None, "_clusters leaves those out"
+    return gap.direction
+
+
+def _cosine(one: Direction | None, other: Direction) -> float:
+    """Of two directions; -1 when they cannot be compared."""
+    if one is None or one.shape != other.shape:
+        return -1.0
+    return float(one @ other)
+
+
+def _is_equal(one: GapRecord, other: GapRecord, *, radius: float) -> bool:
+    """Whether two clusters point the same way and are as close as prompts of one topic."""
+    first, second = _mean(one).astype(np.float64), _mean(other).astype(np.float64)
+    product = float(first @ second)
+    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+    return lengths > 0.0 and product / lengths > _EQUAL_COSINE and 1.0 - product <= radius
