@@ -234,7 +234,10 @@ class _Run:
         if not self._stop_strings:
             return False
         longest = max(len(text.encode()) for text in self._stop_strings)
-        tail = self._language_model.decode(produced[-longest - _EXTRA_TAIL_TOKENS :])
+        # Special tokens count: they are what is most often asked for as a stop string.
+        tail = self._language_model.tokenizer.decode(
+            list(produced[-longest - _EXTRA_TAIL_TOKENS :]), skip_special_tokens=False
+        )
         return any(text in tail for text in self._stop_strings)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from adaptive_moe.errors import (
+    AdaptiveMoEError,
     ConfigurationError,
     InsufficientMemoryError,
     ModelNotFoundError,
@@ -120,7 +121,7 @@ def _locate(base: str) -> str:
         from adaptive_moe.pocket import model_path
 
         return str(model_path())
-    path = Path(base).expanduser()
+    path = Path(base or "?").expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise ModelNotFoundError(f"{base} is a folder, but it holds no config.json")
@@ -223,7 +224,19 @@ def _read_model(
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=dtype, trust_remote_code=False, **placed, **options
         )
+    _keep_unpacked(model)
     return cast("nn.Module", model)
+
+
+def _keep_unpacked(model: nn.Module) -> None:
+    """Keep 4-bit layers on one code path on CPUs with bfloat16 instructions.
+
+    There bitsandbytes would repack the weights at the first forward pass, compute in bfloat16,
+    let no gradient through afterwards, and fail for widths that are no multiple of 64.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            setattr(module, "support_avx512bf16_for_cpu", False)  # noqa: B010 - untyped
 
 
 @contextmanager
@@ -252,9 +265,10 @@ def _plain_errors(base: str) -> Iterator[None]:
     """Turn what transformers and torch raise while loading into one sentence of ours."""
     try:
         yield
-    except (ModelNotFoundError, UnsupportedModelError, QuantizationError, ConfigurationError):
+    except AdaptiveMoEError:
         raise
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, MemoryError) as error:
+    except Exception as error:
+        # A stranger's checkpoint can fail in any way; everything it raises means the same.
         if is_out_of_memory(error):
             raise InsufficientMemoryError(
                 f"{base} does not fit into memory; try quantization nf4 or a smaller model"
