@@ -19,8 +19,9 @@ _BUSY_SECONDS = 30.0
 
 @dataclass(frozen=True, slots=True)
 class IndexRow:
-    """One version of one name, as written; nothing in it has been checked."""
+    """One version of one name, as written; only the types are sure, a damaged version is 0."""
 
+    row_id: int | None
     name: str
     version: int
     expert_id: str
@@ -41,7 +42,11 @@ def _create_tables(connection: sqlite3.Connection) -> None:
 
 
 MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables,)
-_COLUMNS = "name, version, expert_id, status, reason, created, manifest"
+_SELECT = (
+    "SELECT rowid, CAST(name AS TEXT), CASE typeof(version) WHEN 'integer' THEN version ELSE 0 END,"
+    " CAST(expert_id AS TEXT), CAST(status AS TEXT), CAST(reason AS TEXT), CAST(created AS TEXT),"
+    " CAST(manifest AS BLOB) FROM expert"
+)
 
 
 @final
@@ -90,15 +95,17 @@ class Index:
     def rows(self, *, name: str | None = None, expert_id: str | None = None) -> list[IndexRow]:
         """Rows in the order of name and version, all or of one name or one id."""
         found = self._read(
-            f"SELECT {_COLUMNS} FROM expert WHERE (?1 IS NULL OR name = ?1)"  # noqa: S608 - constant
-            " AND (?2 IS NULL OR expert_id = ?2) ORDER BY name, version",
+            f"{_SELECT} WHERE (?1 IS NULL OR name = ?1) AND (?2 IS NULL OR expert_id = ?2)"
+            " ORDER BY name, version",
             (name, expert_id),
         )
         return [IndexRow(*row) for row in found]
 
     def serving(self) -> dict[str, int]:
         """Name to the version that answers."""
-        return dict(self._read("SELECT name, version FROM serving", ()))
+        return dict(
+            self._read("SELECT name, version FROM serving WHERE typeof(version) = 'integer'", ())
+        )
 
     def next_version(self, name: str) -> int:
         """One more than the highest version the name ever had."""
@@ -111,17 +118,24 @@ class Index:
 
     def add(self, row: IndexRow) -> None:
         """Insert a version; inside `writing`."""
-        values = (row.name, row.version, row.expert_id, row.status, row.reason, row.created)
         self._write(
-            f"INSERT INTO expert ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)",  # noqa: S608 - constant
-            (*values, row.manifest),
+            "INSERT INTO expert (name, version, expert_id, status, reason, created, manifest)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?)",
+            (
+                row.name,
+                row.version,
+                row.expert_id,
+                row.status,
+                row.reason,
+                row.created,
+                row.manifest,
+            ),
         )
 
-    def mark(self, *, status: str, reason: str, name: str, version: int) -> None:
+    def mark(self, row: IndexRow, *, status: str, reason: str) -> None:
         """Change what became of a version."""
         self._write(
-            "UPDATE expert SET status = ?, reason = ? WHERE name = ? AND version = ?",
-            (status, reason, name, version),
+            "UPDATE expert SET status = ?, reason = ? WHERE rowid = ?", (status, reason, row.row_id)
         )
 
     def serve(self, name: str, *, version: int | None) -> None:

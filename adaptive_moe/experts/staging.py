@@ -34,7 +34,7 @@ def sweep(staging: Path) -> int:
     """Delete what no living process owns; how many entries there were."""
     deleted = 0
     for name in {entry.name.removesuffix(".lock") for entry in staging.iterdir()}:
-        with suppress(Timeout), _owned(staging / name, patience_seconds=0):
+        with suppress(Timeout), _owned(staging / name, patience_seconds=0.0):
             deleted += _delete(staging / name)
     return deleted
 

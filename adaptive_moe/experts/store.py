@@ -143,7 +143,14 @@ class Store:
                 version = self._index.next_version(name)
                 self._move_in(staged, expert_id)
                 row = IndexRow(
-                    name, version, expert_id, status, reason, self._now(), canonical_json(complete)
+                    None,
+                    name,
+                    version,
+                    expert_id,
+                    status,
+                    reason,
+                    self._now(),
+                    canonical_json(complete),
                 )
                 self._index.add(row)
                 if status == "active":
@@ -220,7 +227,7 @@ class Store:
             serving = self._index.serving()
             for row in self._index.rows(expert_id=expert_id):
                 if row.status != "removed":
-                    self._mark(row, status="quarantine", reason=reason)
+                    self._index.mark(row, status="quarantine", reason=reason)
                 if serving.get(row.name) == row.version:
                     self._index.serve(row.name, version=None)
         logger.warning("expert %s is in quarantine: %s", expert_id[:12], reason)
@@ -229,9 +236,9 @@ class Store:
         """Verify an expert and let it serve its name."""
         self.verify(expert_id)
         with self._index.writing():
-            record = self.by_id(expert_id)
-            self._index.mark(status="active", reason="", name=record.name, version=record.version)
-            self._index.serve(record.name, version=record.version)
+            row = self._index.rows(expert_id=expert_id)[-1]
+            self._index.mark(row, status="active", reason="")
+            self._index.serve(row.name, version=row.version)
         return self.by_id(expert_id)
 
     def remove(self, name: str) -> None:
@@ -239,7 +246,7 @@ class Store:
         with self._index.writing():
             self.versions(name)
             for row in self._index.rows(name=name):
-                self._mark(row, status="removed", reason=row.reason)
+                self._index.mark(row, status="removed", reason=row.reason)
             self._index.serve(name, version=None)
 
     def rollback(self, name: str) -> ExpertRecord:
@@ -292,9 +299,6 @@ class Store:
         staged.rename(target)
         sync(target.parent)
 
-    def _mark(self, row: IndexRow, *, status: Status, reason: str) -> None:
-        self._index.mark(status=status, reason=reason, name=row.name, version=row.version)
-
     def _records(self, rows: Iterable[IndexRow]) -> tuple[ExpertRecord, ...]:
         found = (self._record(row) for row in rows)
         return tuple(record for record in found if record is not None)
@@ -327,7 +331,7 @@ class Store:
         logger.warning("a row of the index goes to quarantine: %s", reason)
         if row.status != "quarantine":
             with self._index.writing():
-                self._mark(row, status="quarantine", reason=reason)
+                self._index.mark(row, status="quarantine", reason=reason)
                 if self._index.serving().get(row.name) == row.version:
                     self._index.serve(row.name, version=None)
 
@@ -341,14 +345,17 @@ class Store:
             return sweep(self._root / "staging")
 
     def _orphans(self, is_kept: Callable[[IndexRow], bool]) -> tuple[Path, ...]:
-        kept = {row.expert_id for row in self._index.rows() if is_kept(row)}
+        rows = self._index.rows()
+        if not all(_EXPERT_ID.fullmatch(row.expert_id) for row in rows):
+            return ()  # some folder belongs to a damaged row, nobody knows which
+        kept = {row.expert_id for row in rows if is_kept(row)}
         objects = self._root / "objects"
         return tuple(entry for entry in objects.iterdir() if entry.name not in kept)
 
 
 def _manifest_of(row: IndexRow, folder: Path) -> Manifest:
     """The index's copy, which outlives the folder; the folder's where the copy is damaged."""
-    if type(row.version) is not int:
+    if row.version < 1:
         raise CorruptExpertError(f"{row.name}: the version is not a number")
     if hashlib.sha256(row.manifest).hexdigest() == row.expert_id:
         return parse_manifest(row.manifest)
