@@ -53,10 +53,11 @@ def load_language_model(
     place = choose_device(device)
     kind = _choose_dtype(dtype, place)
     source = _locate(base)
-    options = {"revision": revision, "local_files_only": local_files_only}
+    is_local = Path(source).is_dir()
+    options = {"revision": revision, "local_files_only": local_files_only or is_local}
     with _plain_errors(base):
         config = _read_config(source, options)
-        folder = Path(source) if Path(source).is_dir() else _snapshot(source, options)
+        folder = Path(source) if is_local else _snapshot(source, options)
         tokenizer = _read_tokenizer(source, options)
         bits = _quantization_config(quantization, kind, place, config)
         model = _read_model(source, kind, place, bits, options)

@@ -153,6 +153,9 @@ def forward(
 ) -> Float[Tensor, "batch vocab"]:
     """One forward pass that extends `cache`; returns the raw logits of the last position.
 
+    Unlike `prefill` it sets no gradient mode: a trainer calls it under `torch.no_grad`, because
+    tensors made in inference mode cannot take part in a backward pass.
+
     `attention_mask` covers cache and new ids; None says that nothing is padded. Positions default
     to those that the mask implies, so padding moves no token.
     """

@@ -14,7 +14,7 @@ from adaptive_moe.errors import (
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.loading import choose_device, load_language_model
 from adaptive_moe.models.memory import resident_bytes
-from tests.support.tiny_models import ARCHITECTURES, save_tiny, tiny_model
+from tests.support.tiny_models import ARCHITECTURES, save_tiny, tiny_language_model, tiny_model
 
 # transformers and bitsandbytes warn about themselves while they quantise.
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -34,6 +34,24 @@ def test_every_architecture_loads_with_its_own_logits(architecture, tmp_path):
         assert torch.equal(loaded.model(ids).logits, model(ids).logits)
     assert not any(parameter.requires_grad for parameter in loaded.model.parameters())
     assert loaded.numerics == Numerics("float32", None, "cpu")
+
+
+def test_the_pocket_model_loads_by_its_name():
+    pocket = load_language_model("pocket", device="cpu")
+    assert pocket.numerics == Numerics("float32", None, "cpu")
+    assert pocket.header_ids
+    assert pocket.encode("What is the capital of France?").prompt_ids
+
+
+def test_a_hub_model_is_read_from_the_cache_without_a_network(tmp_path, monkeypatch):
+    commit = "0123456789" * 4
+    repository = tmp_path / "models--someone--tiny"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    save_tiny("llama", repository / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    loaded = load_language_model("someone/tiny", device="cpu", local_files_only=True)
+    assert loaded.base_id == tiny_language_model("llama").base_id
 
 
 def test_half_precision_files_are_cast_up_on_the_cpu(tmp_path):
