@@ -1,0 +1,74 @@
+"""`chat`: a conversation with the model and its experts."""
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adaptive_moe.cli.command import command
+from adaptive_moe.cli.options import RouteOption, parse_route
+from adaptive_moe.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adaptive_moe.cli.conversation import Conversation
+    from adaptive_moe.cli.line_editor import LineReader
+
+
+def register(app: typer.Typer) -> None:
+    """Add `chat` to the program."""
+    command(app, "chat", "base", "store", "max_new_tokens", "seed")(chat)
+
+
+def chat(
+    terminal: Terminal,
+    route: RouteOption = "auto",
+    resume: Annotated[
+        bool, typer.Option("--continue", help="Go on with the last conversation.")
+    ] = False,
+) -> int:
+    """Talk; /help lists what else it can do. Without a terminal: a line in, an answer out."""
+    parse_route(route)
+    from adaptive_moe.cli.chat_commands import complete
+    from adaptive_moe.cli.chat_log import sessions_folder, state_folder
+    from adaptive_moe.cli.conversation import Conversation
+    from adaptive_moe.cli.engine import open_engine
+    from adaptive_moe.cli.line_editor import open_reader
+
+    interactive = sys.stdin.isatty() and sys.stdout.isatty() and not terminal.as_json
+    sessions, history = sessions_folder(), state_folder() / "history"
+    with open_engine(terminal) as moe:
+        talk = Conversation(terminal, moe, sessions, route=route, interactive=interactive)
+        if resume:
+            talk.resume()
+        reader = open_reader(
+            history, words=lambda words: complete(talk, words), interactive=interactive
+        )
+        talk.reader = reader
+        return _converse(talk, reader)
+
+
+def _converse(talk: "Conversation", reader: "LineReader") -> int:
+    """Read, answer, repeat, until Ctrl-D or /exit."""
+    from adaptive_moe.cli.chat_commands import obey
+    from adaptive_moe.cli.line_editor import read_message
+
+    talk.greet()
+    while True:
+        try:
+            text = read_message(reader)
+        except EOFError:
+            break
+        except KeyboardInterrupt:
+            if not talk.interactive:
+                raise
+            talk.terminal.note("Ctrl-D or /exit leaves.")
+            continue
+        if not text.strip():
+            continue
+        with talk.surviving():
+            if not text.startswith("/"):
+                talk.reply(text)
+            elif not obey(talk, text):
+                break
+    talk.farewell()
+    return 0

@@ -1,0 +1,127 @@
+"""Keeps a conversation on disk as it happens, so that nothing finished is ever lost."""
+
+import json
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import final
+
+import platformdirs
+
+from adaptive_moe.errors import ConfigurationError
+
+_SUFFIX = ".jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One exchange: what was asked and what was answered, whole or cut off."""
+
+    prompt: str
+    answer: str
+
+
+def state_folder() -> Path:
+    """The user's folder for histories, made readable by its owner only."""
+    folder = platformdirs.user_state_path("adaptive-moe", appauthor=False)
+    return _private_folder(folder)
+
+
+def sessions_folder() -> Path:
+    """Where conversations are kept."""
+    return _private_folder(state_folder() / "sessions")
+
+
+def private_file(path: Path) -> Path:
+    """The file, made empty and readable by its owner only if it was not there."""
+    os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+    return path
+
+
+def append_json(path: Path, record: Mapping[str, object]) -> None:
+    """Add one JSON line to a private file and force it to the disk."""
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@final
+class SessionLog:
+    """One conversation's file; every finished turn is on disk before the next one starts."""
+
+    def __init__(self, folder: Path, *, base: str) -> None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        self._base = base
+        self.path = folder / f"{stamp}-{secrets.token_hex(3)}{_SUFFIX}"
+
+    @classmethod
+    def resume(cls, folder: Path, *, base: str) -> "tuple[SessionLog, list[Turn]] | None":
+        """The conversation written to last, with its turns; None when there is none."""
+        files = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
+        if not files:
+            return None
+        log = cls(folder, base=base)
+        log.path = files[-1]
+        return log, read_turns(log.path)
+
+    def add(self, turn: Turn, facts: Mapping[str, object]) -> None:
+        """Write one finished turn; `facts` is what else is worth keeping about the answer."""
+        self._write({"prompt": turn.prompt, "answer": turn.answer, **facts})
+
+    def undo(self) -> None:
+        """Note that the last turn was taken back."""
+        self._write({"undone": True})
+
+    def _write(self, record: Mapping[str, object]) -> None:
+        if not self.path.exists():
+            append_json(self.path, {"session": self.path.stem, "base": self._base})
+        append_json(self.path, {"time": datetime.now(UTC).isoformat(), **record})
+
+
+def read_turns(path: Path) -> list[Turn]:
+    """The turns of a session file; a line cut short by a crash is left out."""
+    turns: list[Turn] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if not isinstance(record, dict):
+            continue
+        if record.get("undone"):
+            del turns[-1:]
+        elif isinstance(record.get("prompt"), str) and isinstance(record.get("answer"), str):
+            turns.append(Turn(record["prompt"], record["answer"]))
+    return turns
+
+
+def save_conversation(path: Path, turns: Sequence[Turn]) -> None:
+    """Append the conversation as one `messages` line, the shape that `train` reads."""
+    try:
+        append_json(path, {"messages": messages_of(turns)})
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """The turns as chat messages."""
+    return [
+        {"role": role, "content": text}
+        for turn in turns
+        for role, text in (("user", turn.prompt), ("assistant", turn.answer))
+    ]
+
+
+def _private_folder(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{folder}: cannot be made ({error.strerror}); set XDG_STATE_HOME to another folder"
+        ) from error
+    return folder

@@ -1,0 +1,108 @@
+"""Training from inside a conversation: always asked for, never started by what the model said."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from adaptive_moe.cli.chat_log import append_json, state_folder
+from adaptive_moe.cli.progress import duration
+from adaptive_moe.cli.training_view import outcome_parts, train_with_bar
+from adaptive_moe.errors import ConfigurationError, GapError
+
+if TYPE_CHECKING:
+    from adaptive_moe.cli.conversation import Conversation
+    from adaptive_moe.engine.growing import TrainingOutcome
+    from adaptive_moe.gaps.ledger import Gap
+
+_CORRECTIONS = "corrections.jsonl"
+
+
+def keep_correction(prompt: str, correction: str) -> Path:
+    """Write down the right answer as training material."""
+    file = state_folder() / _CORRECTIONS
+    append_json(file, {"prompt": prompt, "response": correction})
+    return file
+
+
+def sources(talk: "Conversation") -> list[Path]:
+    """Material that may fill gaps: the configured sources and the corrections taught in chat."""
+    corrections = state_folder() / _CORRECTIONS
+    taught = [corrections] if corrections.exists() else []
+    return [*talk.terminal.settings.gaps.sources, *taught]
+
+
+def train(talk: "Conversation", words: Sequence[str]) -> None:
+    """`/train NAME PATH...` trains on files; `/train` alone fills the verified gap."""
+    if words:
+        _train_named(talk, words[0], [Path(word).expanduser() for word in words[1:]])
+        return
+    from adaptive_moe.gaps.states import GapState
+
+    verified = [gap for gap in talk.moe.gaps.list() if gap.state is GapState.VERIFIED]
+    if not verified:
+        raise GapError("no gap is verified; /gap shows what is missing, or /train NAME PATH")
+    _fill(talk, verified[0])
+
+
+def offer_to_fill(talk: "Conversation", gap: "Gap") -> None:
+    """A gap was just declared: say how to fill it, or ask when there is material."""
+    if talk.terminal.settings.gaps.on_verified == "train":
+        talk.terminal.note("A training is queued; the expert answers once the gate accepts it.")
+    elif sources(talk) and talk.interactive:
+        _fill(talk, gap)
+    else:
+        talk.terminal.note("/gap shows the evidence; /train NAME PATH teaches it.")
+
+
+def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:
+    from adaptive_moe.experts.store import check_name
+
+    check_name(name)
+    if not paths:
+        raise ConfigurationError("/train NAME PATH...: name the files or folders to learn from")
+    if _agreed(talk, paths, f"Train {name}"):
+        _finish(
+            talk,
+            train_with_bar(
+                talk.terminal,
+                lambda listener, stop: talk.moe.train_expert(
+                    name, paths, listener=listener, cancelled=stop
+                ),
+            ),
+        )
+
+
+def _fill(talk: "Conversation", gap: "Gap") -> None:
+    paths = sources(talk)
+    if not paths:
+        raise GapError(f"there is no material for gap {gap.id}; /train NAME PATH names some")
+    if _agreed(talk, paths, f"Train an expert for gap {gap.id} ({gap.label})"):
+        _finish(
+            talk,
+            train_with_bar(
+                talk.terminal,
+                lambda listener, stop: talk.moe.gaps.fill(
+                    gap.id, paths, listener=listener, cancelled=stop
+                ),
+            ),
+        )
+
+
+def _agreed(talk: "Conversation", paths: Sequence[Path], what: str) -> bool:
+    """Ask first, with an estimate of what it takes."""
+    if not talk.interactive:
+        return True
+    with talk.terminal.err.status("estimating"):
+        estimate = talk.moe.estimate_expert(paths)
+    where = ", ".join(str(path) for path in paths)
+    talk.terminal.note(
+        f"{what} on {where}: {estimate.examples:,} examples, at most {estimate.steps:,} steps, "
+        f"about {duration(estimate.seconds)}, {estimate.peak_bytes / 2**20:,.0f} MiB."
+    )
+    return talk.ask("Start?")
+
+
+def _finish(talk: "Conversation", outcome: "TrainingOutcome") -> None:
+    from adaptive_moe.engine.events import to_json
+
+    talk.terminal.finish(to_json(outcome.to_dict()), *outcome_parts(outcome))

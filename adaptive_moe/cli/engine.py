@@ -1,0 +1,32 @@
+"""Opens the engine for a command, late and quietly."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from adaptive_moe.cli.safe_text import clean_line
+from adaptive_moe.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adaptive_moe.engine.runtime import AdaptiveMoE
+
+
+@contextmanager
+def open_engine(terminal: Terminal) -> Iterator["AdaptiveMoE"]:
+    """The runtime for the terminal's settings; says on stderr that it loads."""
+    base = clean_line(terminal.settings.base.id)
+    with terminal.err.status(f"loading {base}", spinner="dots"):
+        moe = _load(terminal)
+    with moe:
+        yield moe
+
+
+def _load(terminal: Terminal) -> "AdaptiveMoE":
+    if not terminal.debug:
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from adaptive_moe.engine.runtime import AdaptiveMoE
+
+    return AdaptiveMoE.from_settings(terminal.settings)

@@ -1,0 +1,193 @@
+"""`experts`: what the store holds, whether it is sound, and what may serve."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from adaptive_moe.cli.command import command
+from adaptive_moe.cli.group import group
+from adaptive_moe.cli.options import ExpertArgument
+from adaptive_moe.cli.stored import open_store
+from adaptive_moe.cli.tables import expert_parts, experts_table, record_values
+from adaptive_moe.cli.terminal import Terminal
+from adaptive_moe.errors import ConfigurationError, CorruptExpertError
+
+if TYPE_CHECKING:
+    from adaptive_moe.experts.store import ExpertRecord, Store
+
+app = group("The experts of the store: list, inspect, verify, move, remove, roll back.")
+
+VersionOption = Annotated[
+    int | None, typer.Option("--version", metavar="N", help="A version other than the active one.")
+]
+
+
+@command(app, "list", "store")
+def list_experts(
+    terminal: Terminal,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also older, rejected, quarantined, removed versions.")
+    ] = False,
+) -> int:
+    """List the experts."""
+    with open_store(terminal.settings) as store:
+        records = store.list() if everything else store.active()
+        serving = {record.expert_id for record in store.active()}
+        root = str(store.root)
+    values = [record_values(record, serving=record.expert_id in serving) for record in records]
+    empty = f"No experts in {root}. Train one: adaptive-moe train NAME --data PATH"
+    parts = (experts_table(records, serving),) if records else (empty,)
+    terminal.finish({"store": root, "experts": values}, *parts)
+    return 0
+
+
+@command(app, "show", "store")
+def show(terminal: Terminal, name: ExpertArgument, version: VersionOption = None) -> int:
+    """Show one expert.
+
+    What it knows, its ranks, its data and the gate's figures.
+    """
+    with open_store(terminal.settings) as store:
+        record = _find(store, name, version)
+    values = record_values(record) | {"manifest": record.manifest.model_dump(mode="json")}
+    terminal.finish(values, *expert_parts(record))
+    return 0
+
+
+@command(app, "verify", "store")
+def verify(
+    terminal: Terminal,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="One expert; absent: all of them.")
+    ] = None,
+) -> int:
+    """Compare every byte with what was published.
+
+    A corrupt expert goes to quarantine.
+    """
+    with open_store(terminal.settings) as store:
+        known = store.list() if name is None else store.versions(name)
+        chosen = [record for record in known if record.status != "removed"]
+        found = {record.expert_id: _verify(store, record) for record in chosen}
+    results = [
+        {
+            "name": record.name,
+            "version": record.version,
+            "expert_id": record.expert_id,
+            "sound": not found[record.expert_id],
+            "problem": found[record.expert_id],
+        }
+        for record in chosen
+    ]
+    is_sound = not any(found.values())
+    told = [f"{item['name']} v{item['version']}: {item['problem'] or 'sound'}" for item in results]
+    terminal.finish(
+        {"sound": is_sound, "experts": results}, *(told or ("There is nothing to verify.",))
+    )
+    return 0 if is_sound else 1
+
+
+@command(app, "import", "base", "store")
+def import_expert(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it here.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A PEFT adapter's folder.")],
+) -> int:
+    """Take in a PEFT adapter, quarantined.
+
+    It serves after `experts activate`.
+    """
+    from adaptive_moe.cli.engine import open_engine
+
+    with open_engine(terminal) as moe:
+        record = moe.import_expert(name, path)
+    told = (
+        f"{record.name} v{record.version} is in {record.status}; try it, then let it serve: "
+        f"adaptive-moe experts activate {record.name} --version {record.version}"
+    )
+    terminal.finish(record_values(record), told)
+    return 0
+
+
+@command(app, "activate", "store")
+def activate(terminal: Terminal, name: ExpertArgument, version: VersionOption = None) -> int:
+    """Verify a version and let it serve.
+
+    The newest one when none is named.
+    """
+    with open_store(terminal.settings) as store:
+        record = store.versions(name)[-1] if version is None else store.get(name, version=version)
+        record = store.activate(record.expert_id)
+    terminal.finish(record_values(record), f"{record.name} v{record.version} serves.")
+    return 0
+
+
+@command(app, "export", "store")
+def export(
+    terminal: Terminal,
+    name: ExpertArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new or empty folder.")],
+    form: Annotated[
+        Literal["peft", "vllm"],
+        typer.Option("--format", help="peft: as it is; vllm: one rank, scaling folded in."),
+    ] = "peft",
+    version: VersionOption = None,
+) -> int:
+    """Write an expert as a PEFT or vLLM adapter."""
+    from adaptive_moe.experts.adapter_files import export_adapter
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigurationError(f"{folder}: exists and is not an empty folder; name another one")
+    with open_store(terminal.settings) as store:
+        record = _find(store, name, version)
+        store.verify(record.expert_id)
+        export_adapter(record, folder, format=form)
+    values = {"name": record.name, "version": record.version, "folder": str(folder), "format": form}
+    terminal.finish(values, f"{record.name} v{record.version} is written to {folder} ({form}).")
+    return 0
+
+
+@command(app, "remove", "store")
+def remove(
+    terminal: Terminal,
+    name: ExpertArgument,
+    is_sure: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> int:
+    """Take an expert out of service.
+
+    Its bytes are freed, its history stays.
+    """
+    with open_store(terminal.settings) as store:
+        versions = store.versions(name)
+        question = f"Remove {name} ({len(versions)} version(s)) from {store.root}?"
+        if not (is_sure or terminal.as_json) and terminal.out.is_terminal:
+            typer.confirm(question, abort=True)
+        store.remove(name)
+        deleted = store.collect()
+    terminal.finish({"name": name, "removed": True, "folders_deleted": deleted}, f"{name} is gone.")
+    return 0
+
+
+@command(app, "rollback", "store")
+def rollback(terminal: Terminal, name: ExpertArgument) -> int:
+    """Let the version before the serving one serve."""
+    with open_store(terminal.settings) as store:
+        record = store.rollback(name)
+    terminal.finish(record_values(record), f"{record.name} is back at version {record.version}.")
+    return 0
+
+
+def _find(store: "Store", name: str, version: int | None) -> "ExpertRecord":
+    return store.get(name) if version is None else store.get(name, version=version)
+
+
+def _verify(store: "Store", record: "ExpertRecord") -> str:
+    """What is wrong with an expert, "" when nothing is; a corrupt one is taken out of service."""
+    try:
+        store.verify(record.expert_id)
+    except CorruptExpertError as error:
+        if record.status != "quarantine":
+            store.quarantine(record.expert_id, str(error))
+        return str(error)
+    return ""

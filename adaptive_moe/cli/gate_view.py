@@ -1,0 +1,73 @@
+"""Shows the gate's figures: before and after, with their intervals."""
+
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from adaptive_moe.cli.safe_text import clean_line
+
+if TYPE_CHECKING:
+    from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures
+    from adaptive_moe.training.retrieval import RetrievalFigures
+
+
+def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
+    """The table of figures, and the reasons when the expert was turned down."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading, justify in (
+        ("gate", "left"), ("items", "right"), ("before", "right"), ("after", "right"),
+        ("difference, 95 %", "left"),
+    ):  # fmt: skip
+        table.add_column(heading, justify=justify)  # type: ignore[arg-type]
+    _add_held_out(table, report.held_out, decides=True)
+    if report.other is not None:
+        _add_held_out(table, report.other, decides=False)
+    _add_guard(table, "known questions, routed", report.guard, report.guard_limit)
+    _add_guard(table, "known questions, forced", report.guard_forced, None)
+    _add_retrieval(table, report.retrieval)
+    return (table, *(Text(f"  {clean_line(reason)}", style="red") for reason in report.reasons))
+
+
+def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> None:
+    gain, name = found.gain, found.split
+    shown = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+    exact, loss = (shown, "") if found.metric == "exact" else ("", shown)
+    style = "" if decides else "dim"
+    table.add_row(
+        f"{name}: right answers", f"{found.examples:,}",
+        _share(found.exact_before), _share(found.exact_after), exact, style=style,
+    )  # fmt: skip
+    table.add_row(
+        f"{name}: loss, nats/token", "", f"{found.loss_before:.3f}", f"{found.loss_after:.3f}",
+        loss, style=style,
+    )  # fmt: skip
+
+
+def _add_guard(table: Table, name: str, found: "GuardFigures | None", limit: float | None) -> None:
+    if found is None:
+        return
+    allowed = "" if limit is None else f", allowed {limit:.1%}"
+    table.add_row(
+        name,
+        f"{found.items:,}",
+        _share(1.0),
+        _share(1 - found.rate),
+        f"{found.lost} lost ({found.near_lost} of {found.near_items} near); "
+        f"at most {found.bound:.1%}{allowed}",
+        style="" if limit is not None else "dim",
+    )
+
+
+def _add_retrieval(table: Table, found: "RetrievalFigures") -> None:
+    if found.hits is None:
+        table.add_row("retrieval (BM25)", "", "", "", clean_line(found.note), style="dim")
+        return
+    share = _share(found.hits / found.questions)
+    told = "have the answer in the best passage"
+    table.add_row("retrieval (BM25)", f"{found.questions:,}", "", share, told, style="dim")
+
+
+def _share(value: float) -> str:
+    return f"{value:.1%}"

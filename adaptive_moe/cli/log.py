@@ -1,0 +1,109 @@
+"""Sets up logging: coloured on stderr, JSON lines in a rotating file, never a secret in either."""
+
+import json
+import logging
+import re
+import warnings
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+from rich.logging import RichHandler
+
+from adaptive_moe.cli.safe_text import clean
+from adaptive_moe.config.settings import LoggingSettings
+from adaptive_moe.errors import ConfigurationError
+
+_MASK = "***"
+_SECRETS = (
+    re.compile(r"\b(hf|sk|pk|ghp|gho|ghs|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_\-]{8,}"),
+    re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/\-]{6,}=*"),
+    re.compile(
+        r"(?i)\b((?:api|access|auth|secret|private)?[_-]?(?:key|token|secret|password|passwd))"
+        r"(\"?'?\s*[=:]\s*\"?'?)[^\s\"',;&]{4,}"
+    ),
+    re.compile(r"(?i)(://[^\s/:@]+:)[^\s/@]+(?=@)"),
+)
+_KEPT = (r"\1-" + _MASK, r"\1 " + _MASK, r"\1\2" + _MASK, r"\1" + _MASK)
+_OTHERS = ("transformers", "peft", "datasets", "huggingface_hub", "bitsandbytes", "urllib3")
+
+
+def configure_logging(settings: LoggingSettings, *, debug: bool, console: Console) -> None:
+    """Log `adaptive_moe` at the set level (DEBUG with `debug`), other libraries' errors only.
+
+    Raises ConfigurationError when the log file cannot be written.
+    """
+    level = "DEBUG" if debug else settings.level
+    handlers: list[logging.Handler] = [_console_handler(console)]
+    if settings.file is not None:
+        handlers.append(_file_handler(settings.file, settings))
+    root = logging.getLogger()
+    for old in [one for one in root.handlers if one.get_name() == "adaptive_moe"]:
+        root.removeHandler(old)
+        old.close()
+    for handler in handlers:
+        handler.set_name("adaptive_moe")
+        root.addHandler(handler)
+    logging.getLogger("adaptive_moe").setLevel(level)
+    for name in _OTHERS:
+        logging.getLogger(name).setLevel("INFO" if debug else "ERROR")
+    if not debug:
+        warnings.simplefilter("ignore")
+
+
+def mask_secrets(text: str) -> str:
+    """`text` with tokens, keys, passwords and bearer headers replaced by ***."""
+    for pattern, kept in zip(_SECRETS, _KEPT, strict=True):
+        text = pattern.sub(kept, text)
+    return text
+
+
+class _Plain(logging.Formatter):
+    """Message and traceback, masked and cleaned; a message stays on one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        message = clean(mask_secrets(record.getMessage())).replace("\n", "\\n")
+        return message + "".join("\n    " + line for line in self._trace(record).splitlines())
+
+    def _trace(self, record: logging.LogRecord) -> str:
+        if not record.exc_info:
+            return ""
+        return clean(mask_secrets(self.formatException(record.exc_info)))
+
+
+class _JsonLines(_Plain):
+    """The same as one JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry = {
+            "time": datetime.fromtimestamp(record.created, tz=UTC).isoformat(),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": clean(mask_secrets(record.getMessage())),
+        }
+        trace = self._trace(record)
+        return json.dumps(entry | ({"traceback": trace} if trace else {}))
+
+
+def _console_handler(console: Console) -> logging.Handler:
+    handler = RichHandler(
+        console=console, markup=False, show_path=False, highlighter=NullHighlighter()
+    )
+    handler.setFormatter(_Plain())
+    return handler
+
+
+def _file_handler(file: Path, settings: LoggingSettings) -> logging.Handler:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handler = RotatingFileHandler(
+            file, maxBytes=settings.file_bytes, backupCount=settings.file_count, encoding="utf-8"
+        )
+    except OSError as error:
+        raise ConfigurationError(
+            f"logging.file: {file} cannot be written ({error.strerror})"
+        ) from error
+    handler.setFormatter(_JsonLines())
+    return handler

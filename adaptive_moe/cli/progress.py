@@ -1,0 +1,96 @@
+"""A training's live line: step, loss, tokens per second, time left."""
+
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, final
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from adaptive_moe.cli.safe_text import clean_line
+
+if TYPE_CHECKING:
+    from adaptive_moe.engine.events import ExpertReady, TrainingStep
+    from adaptive_moe.training.events import TrainingProgress
+
+_QUIET_SECONDS = 5.0  # between lines where there is no terminal to redraw
+
+
+@final
+class TrainingBar:
+    """Shows TrainingStep events: a bar on a terminal, else a line every few seconds."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[figures]}", markup=False),
+            console=console,
+            refresh_per_second=4,
+        )
+        self._task: TaskID | None = None
+        self._told = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def show(self, event: "TrainingStep | ExpertReady") -> None:
+        """The listener to hand to a training."""
+        name = clean_line(event.expert)
+        progress: TrainingProgress | None = getattr(event, "progress", None)
+        if progress is None:
+            return
+        if self._console.is_terminal:
+            self._redraw(name, progress)
+        elif time.monotonic() - self._told >= _QUIET_SECONDS or progress.step == progress.steps:
+            self._told = time.monotonic()
+            self._console.print(Text(f"{name} {figures(progress)}"), soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """A line above the bar."""
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _redraw(self, name: str, progress: "TrainingProgress") -> None:
+        if self._task is None:
+            self._task = self._progress.add_task(name, total=progress.steps, figures="")
+        self._progress.update(
+            self._task,
+            description=name,
+            completed=progress.step,
+            total=progress.steps,
+            figures=figures(progress),
+        )
+
+
+def figures(progress: "TrainingProgress") -> str:
+    """One training step in one line."""
+    told = [
+        f"{progress.step}/{progress.steps}",
+        f"loss {progress.loss:.3f}",
+        *([] if progress.held_out_loss is None else [f"held out {progress.held_out_loss:.3f}"]),
+        *([] if progress.held_out_exact is None else [f"{progress.held_out_exact:.0%} right"]),
+        f"{progress.tokens_per_second:,.0f} tokens/s",
+        f"{duration(progress.eta_seconds)} left",
+    ]
+    return "  ".join(told)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as 0:07 or 1:02:03; ? when they cannot be told."""
+    if not 0 <= seconds < 10**7:
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,116 @@
+"""`router`: teach it when the base is right, measure it, choose its threshold."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adaptive_moe.cli.command import command
+from adaptive_moe.cli.group import group
+from adaptive_moe.cli.tables import facts_table
+from adaptive_moe.cli.terminal import Terminal
+from adaptive_moe.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from adaptive_moe.router.evaluation import RouterReport
+
+app = group("The router: when the base's own answer is trusted.")
+
+QuestionsArgument = Annotated[
+    list[Path],
+    typer.Argument(metavar="FILE...", help="JSON lines with prompt, answer, and perhaps domain."),
+]
+GraderOption = Annotated[
+    str, typer.Option("--grader", help="exact, normalised, numeric, token_f1 or choice.")
+]
+
+
+@command(app, "train", "base", "store", "seed")
+def train(
+    terminal: Terminal,
+    data: QuestionsArgument,
+    output: Annotated[
+        Path | None, typer.Option("--output", metavar="DIR", help="Where to keep the router.")
+    ] = None,
+    grader: GraderOption = "normalised",
+) -> int:
+    """Let the base answer questions with known answers and learn when it is right."""
+    from adaptive_moe.cli.engine import open_engine
+
+    folder = output or terminal.settings.router.folder
+    if folder is None:
+        raise ConfigurationError("say where to keep the router: --output DIR")
+    unfitted = terminal.settings.router.model_copy(update={"folder": None})
+    with (
+        open_engine(terminal.with_settings(router=unfitted)) as moe,
+        terminal.err.status("grading the base's answers"),
+    ):
+        moe.router.fit(data, output=folder, grader=grader, seed=terminal.settings.training.seed)
+        threshold = moe.router.threshold()
+    values = {"folder": str(folder), "threshold": threshold.value}
+    use = f"Use it with --set router.folder={folder}, or router: {{folder: {folder}}} in a file."
+    terminal.finish(values, f"The router is in {folder}.", use)
+    return 0
+
+
+@command(app, "evaluate", "base", "store", "seed")
+def evaluate(
+    terminal: Terminal, data: QuestionsArgument, grader: GraderOption = "normalised"
+) -> int:
+    """Measure the router on questions with known answers that it was not fitted on."""
+    from adaptive_moe.cli.engine import open_engine
+
+    with open_engine(terminal) as moe, terminal.err.status("grading the base's answers"):
+        report = moe.router.evaluate(data, grader=grader, seed=terminal.settings.training.seed)
+    from adaptive_moe.engine.events import to_json
+
+    terminal.finish(to_json(report.to_dict()), *_report_parts(report))
+    return 0
+
+
+@command(app, "threshold", "base", "store")
+def threshold(
+    terminal: Terminal,
+    target_risk: Annotated[
+        float | None,
+        typer.Option("--target-risk", min=0.0, max=1.0, help="Errors among trusted answers."),
+    ] = None,
+    coverage: Annotated[
+        float | None,
+        typer.Option("--coverage", min=0.0, max=1.0, help="Share of answers to trust."),
+    ] = None,
+) -> int:
+    """The threshold for a risk or a coverage; without either, the one in force."""
+    if target_risk is not None and coverage is not None:
+        raise ConfigurationError("give --target-risk or --coverage, not both")
+    from adaptive_moe.cli.engine import open_engine
+    from adaptive_moe.engine.events import to_json
+
+    with open_engine(terminal) as moe:
+        found = moe.router.threshold(target_risk=target_risk, coverage=coverage)
+    use = f"Use it with --set router.threshold={found.value:.4f}"
+    parts = (f"threshold {found.value:.4f} ({found.kind})", found.explanation, use)
+    terminal.finish(to_json(found), *parts)
+    return 0
+
+
+def _report_parts(report: "RouterReport") -> tuple["RenderableType", ...]:
+    answer = report.answer
+    facts = {
+        "questions": f"{report.items} from {report.sources} sources; "
+        f"the base answers {report.base_accuracy:.1%} right",
+        "right from wrong (AUROC)": f"{answer.auroc:.3f}; plain entropy {answer.baseline_auroc:.3f}",
+        "before decoding (AUROC)": f"{report.prefill.auroc:.3f}",
+        "calibration error (ECE)": f"{answer.ece:.3f}",
+        "Brier score": f"{answer.brier:.3f}",
+        "accuracy of the verdict": f"{answer.accuracy:.1%}; always the same {answer.majority:.1%}",
+        **{
+            f"trusted at {risk} risk": f"{share:.0%} of the answers"
+            for risk, share in answer.coverage_at_risk.items()
+        },
+        "cost": f"{report.milliseconds_per_prompt:.2f} ms a prompt",
+        "calibrated": "yes" if report.calibrated else "no",
+    }
+    return (facts_table(facts),)

@@ -1,0 +1,152 @@
+"""Runs a training for a person: header, live bar, the gate's figures, the verdict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from adaptive_moe.cli.engine import open_engine
+from adaptive_moe.cli.gate_view import gate_parts
+from adaptive_moe.cli.interrupts import stopping_on_interrupt
+from adaptive_moe.cli.progress import TrainingBar, duration
+from adaptive_moe.cli.safe_text import clean_line
+from adaptive_moe.cli.tables import facts_table, rank_map
+from adaptive_moe.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adaptive_moe.engine.events import TrainingStep
+    from adaptive_moe.engine.growing import TrainingEstimate, TrainingOutcome
+    from adaptive_moe.engine.runtime import AdaptiveMoE
+    from adaptive_moe.training.ranks import RankPlan
+
+Start = Callable[
+    ["AdaptiveMoE", Callable[["TrainingStep"], None], Callable[[], bool]], "TrainingOutcome"
+]
+
+_STOPPING = (
+    "Stopping after this step; the same command goes on from here. Ctrl-C again breaks it off."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """What is told before a training starts."""
+
+    name: str
+    paths: Sequence[Path]
+    limit: int | None
+
+
+def run_training(terminal: Terminal, start: Start, *, heading: Heading | None = None) -> int:
+    """Train, show how it goes on stderr and how it ended on stdout; 1 when the gate said no."""
+    from adaptive_moe.engine.events import to_json
+
+    with open_engine(terminal) as moe:
+        if heading is not None:
+            show_heading(terminal, moe, heading)
+        outcome = train_with_bar(terminal, lambda listener, stop: start(moe, listener, stop))
+    terminal.finish(to_json(outcome.to_dict()), *outcome_parts(outcome))
+    return 0 if outcome.is_live else 1
+
+
+def train_with_bar(
+    terminal: Terminal,
+    start: Callable[[Callable[["TrainingStep"], None], Callable[[], bool]], "TrainingOutcome"],
+) -> "TrainingOutcome":
+    """Run a training under a live bar; the first Ctrl-C stops it and keeps a checkpoint."""
+    with (
+        TrainingBar(terminal.err) as bar,
+        stopping_on_interrupt(lambda: bar.say(_STOPPING)) as stop,
+    ):
+        return start(bar.show, stop)
+
+
+def show_plan(terminal: Terminal, paths: Sequence[Path]) -> int:
+    """`train --plan-only`: every module's rank, and the parameters that they cost."""
+    with open_engine(terminal) as moe:
+        plan = moe.plan_expert(paths or None)
+    values = plan_values(plan)
+    terminal.finish(values, plan_line(plan), rank_map(plan.ranks))
+    return 0
+
+
+def show_estimate(terminal: Terminal, paths: Sequence[Path], limit: int | None) -> int:
+    """`train --dry-run`: what a training would take."""
+    from adaptive_moe.engine.events import to_json
+
+    with open_engine(terminal) as moe, terminal.err.status("measuring a few steps"):
+        estimate = moe.estimate_expert(paths, limit=limit)
+    terminal.finish(to_json(estimate), facts_table(estimate_facts(estimate)))
+    return 0
+
+
+def show_heading(terminal: Terminal, moe: "AdaptiveMoE", heading: Heading) -> None:
+    """The data's shape, the split, the plan: on stderr, before the first step."""
+    from adaptive_moe.training.material import read_material
+    from adaptive_moe.training.splits import split_examples
+    from adaptive_moe.training.synthesis import synthesise
+
+    settings = terminal.settings.training
+    material = read_material(heading.paths, limit=heading.limit)
+    examples = synthesise(material.passages, seed=settings.seed)
+    split = split_examples(material, examples, settings, settings.seed)
+    facts = {
+        "training": f"{heading.name} for {moe.settings.base.id}",
+        "data": f"{material.shape}: {len(material.rows):,} rows, {len(material.passages):,} "
+        f"passages, {len(material.dropped):,} dropped",
+        "split": f"{split.name}: {len(split.train):,} to learn from, "
+        f"{len(split.held_out):,} held out",
+        "ranks": f"{settings.ranks}, reference rank {settings.rank}",
+    }
+    terminal.err.print(facts_table(facts))
+
+
+def plan_line(plan: "RankPlan") -> Text:
+    """A rank plan in one line."""
+    told = f"{plan.strategy} at reference rank {plan.reference_rank}: "
+    return Text(f"{told}{plan.parameters:,} parameters in {len(plan.ranks)} modules")
+
+
+def plan_values(plan: "RankPlan") -> dict[str, object]:
+    """A rank plan as JSON values."""
+    return {
+        "strategy": plan.strategy,
+        "reference_rank": plan.reference_rank,
+        "parameters": plan.parameters,
+        "ranks": dict(plan.ranks),
+        "scaling": dict(plan.scaling),
+    }
+
+
+def estimate_facts(estimate: "TrainingEstimate") -> dict[str, object]:
+    """What a training would take, for a person."""
+    return {
+        "data": estimate.shape,
+        "split": f"{estimate.split}: {estimate.examples:,} to learn from, "
+        f"{estimate.held_out:,} held out",
+        "parameters": f"{estimate.parameters:,}",
+        "steps": f"{estimate.steps:,} at most",
+        "tokens": f"{estimate.tokens:,}",
+        "time": duration(estimate.seconds),
+        "memory": f"{estimate.peak_bytes / 2**20:,.0f} MiB at the peak",
+    }
+
+
+def outcome_parts(outcome: "TrainingOutcome") -> tuple[RenderableType, ...]:
+    """Plan, gate figures and verdict."""
+    return (plan_line(outcome.plan), *gate_parts(outcome.report), verdict(outcome))
+
+
+def verdict(outcome: "TrainingOutcome") -> Text:
+    """What became of the expert, in one line."""
+    record = outcome.record
+    name = f"{clean_line(record.name)} v{record.version}"
+    took = f" ({duration(outcome.seconds)})"
+    if record.status == "active":
+        return Text(f"✓ {name} passed the gate and serves from now on{took}", style="bold green")
+    reason = clean_line(record.reason) or "; ".join(map(clean_line, outcome.report.reasons))
+    kept = "kept in quarantine" if record.status == "quarantine" else "not put into service"
+    return Text(f"✗ {name} is {kept}: {reason}{took}", style="bold red")
