@@ -46,6 +46,7 @@ _UNREADABLE = {
     "lora_embedding": "it adapts embeddings",
     "bias": "it trains biases",
     "modules_to_save": "it replaces whole modules",
+    "base_layer": "it carries weights of the base",
 }
 
 

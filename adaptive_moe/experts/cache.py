@@ -131,7 +131,7 @@ class ExpertCache:
         try:
             self._bank.load(expert_id, weights)
         except BankFullError:
-            if not self._evictable():
+            if not self._recency:
                 raise
             return False
         return True

@@ -111,6 +111,11 @@ class Store:
         """The store's folder."""
         return self._root
 
+    def change_stamp(self) -> tuple[int, int]:
+        """A value that is another one after any process changed the index."""
+        status = (self._root / "index.sqlite").stat()
+        return status.st_mtime_ns, status.st_size
+
     def close(self) -> None:
         """Let go of the index; staged folders end with their own blocks."""
         self._index.close()
