@@ -72,11 +72,12 @@ class LeftOutDomain:
 class Controls:
     """Figures that show whether the router learned anything at all.
 
-    `permuted_labels_auroc` is decision B's after fitting on shuffled labels (about 0.5 when nothing
-    leaks), `left_out` the domains in turn; `not_measured` says which were skipped and why.
+    `permuted_labels_auroc` is decision B's when the labels of both parts are shuffled: about 0.5
+    unless labels leak from training to test. `left_out` are the domains in turn; `not_measured`
+    says which were skipped and why.
     """
 
-    permuted_labels_auroc: float | None
+    permuted_labels_auroc: float
     left_out: tuple[LeftOutDomain, ...]
     not_measured: tuple[str, ...]
 
@@ -203,8 +204,9 @@ def _controls(
             skipped.append(f"domain {domain}: {error}")
             continue
         left_out.append(_judge_left_out(other, domain, members))
-    permuted = _answer_probabilities(fit(_permute_labels(training, seed)), rows)
-    return Controls(auroc(permuted, _correct(rows)), tuple(left_out), tuple(skipped))
+    shuffled = _permute_labels(rows, seed)
+    permuted = _answer_probabilities(fit(_permute_labels(training, seed)), shuffled)
+    return Controls(auroc(permuted, _correct(shuffled)), tuple(left_out), tuple(skipped))
 
 
 def _judge_left_out(router: Router, domain: str, members: Sequence[RouterRow]) -> LeftOutDomain:

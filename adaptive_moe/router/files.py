@@ -42,7 +42,7 @@ def write_model(folder: Path, model: RouterModel) -> None:
     record = RouterFile(
         schema_version=SCHEMA_VERSION,
         tensors_sha256=hashlib.sha256(content).hexdigest(),
-        model=packed,
+        model=cast(dict[str, JsonValue], packed),
     )
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(record.model_dump(), indent=1, sort_keys=True) + "\n"
@@ -101,7 +101,7 @@ def _replace(path: Path, content: bytes) -> None:
     draft.replace(path)
 
 
-def _pack(value: object, path: str, tensors: dict[str, np.ndarray]) -> JsonValue:
+def _pack(value: object, path: str, tensors: dict[str, np.ndarray]) -> object:
     """JSON of a value; its arrays go into `tensors` under their dotted path."""
     if isinstance(value, np.ndarray):
         tensors[path] = np.ascontiguousarray(value)
@@ -114,10 +114,10 @@ def _pack(value: object, path: str, tensors: dict[str, np.ndarray]) -> JsonValue
         }
     if isinstance(value, tuple):
         return [_pack(item, f"{path}.{index}", tensors) for index, item in enumerate(value)]
-    return cast(JsonValue, value)
+    return value
 
 
-def _unpack(kind: object, value: JsonValue, path: str, tensors: dict[str, np.ndarray]) -> object:
+def _unpack(kind: object, value: object, path: str, tensors: dict[str, np.ndarray]) -> object:
     """The value of this annotated type; arrays are taken out of `tensors`."""
     if get_origin(kind) in (Union, UnionType) and NoneType in get_args(kind):
         kinds = [part for part in get_args(kind) if part is not NoneType]
@@ -129,7 +129,7 @@ def _unpack(kind: object, value: JsonValue, path: str, tensors: dict[str, np.nda
     if isinstance(kind, type) and is_dataclass(kind):
         return _unpack_fields(kind, value, path, tensors)
     if get_origin(kind) is tuple and is_dataclass(get_args(kind)[0]):
-        items = TypeAdapter(list[JsonValue]).validate_python(value)
+        items = TypeAdapter(list[object]).validate_python(value)
         part = get_args(kind)[0]
         return tuple(
             _unpack(part, item, f"{path}.{index}", tensors) for index, item in enumerate(items)
@@ -138,10 +138,8 @@ def _unpack(kind: object, value: JsonValue, path: str, tensors: dict[str, np.nda
     return adapter.validate_python(value)
 
 
-def _unpack_fields(
-    kind: type, value: JsonValue, path: str, tensors: dict[str, np.ndarray]
-) -> object:
-    record = TypeAdapter(dict[str, JsonValue]).validate_python(value)
+def _unpack_fields(kind: type, value: object, path: str, tensors: dict[str, np.ndarray]) -> object:
+    record = TypeAdapter(dict[str, object]).validate_python(value)
     hints = get_type_hints(kind)
     names = [item.name for item in fields(kind) if item.init]
     if set(names) != set(record):

@@ -67,9 +67,9 @@ def risk_threshold(
 
     Exact binomial fixed-sequence testing (Learn then Test, Angelopoulos et al. 2021): starting
     with the surest eighth, at least 3 ln(delta) / ln(1 - risk) labels, about a dozen ever larger
-    sets are tested in turn, and the first whose Clopper-Pearson limit exceeds the target ends it. Ties enter whole.
-    The labels must not be those the probe was fitted on. When not even the first set passes, the
-    value is `fallback`, not certified, with the number of labels that would help.
+    sets are tested in turn, and the first whose Clopper-Pearson limit exceeds the target ends it.
+    Ties enter whole. The labels must not be those the probe was fitted on. When not even the first
+    set passes, the value is `fallback`, not certified, with the number of labels that would help.
     """
     if not 0 < target_risk < 1 or not 0 < delta < 1:
         raise ValueError(f"target_risk {target_risk} and delta {delta} must lie in (0, 1)")

@@ -1,0 +1,376 @@
+"""The router sends prompts where they are answered best, and knows what it does not know."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import logit
+
+from adaptive_moe.config.settings import RouterSettings
+from adaptive_moe.errors import RouterError, UnknownExpertError
+from adaptive_moe.measures.calibration import auroc, expected_calibration_error
+from adaptive_moe.router.domains import fit_domain
+from adaptive_moe.router.router import ExpertArm, Router
+from tests.router.world import NUMERICS, World, make_evidence, make_trace
+
+ACCURACY = {"a": 0.9, "b": 0.6, "c": 0.75, "d": 0.25}
+
+
+def fit(world: World, count: int = 400, **settings: float) -> Router:
+    rows = world.rows(count, accuracy=ACCURACY)
+    return Router.fit(
+        rows, base_id="base", numerics=NUMERICS, settings=RouterSettings(**settings), seed=0
+    )
+
+
+@pytest.fixture(scope="module")
+def trained() -> Router:
+    return fit(World(0), 600)
+
+
+@pytest.fixture(scope="module")
+def untrained() -> Router:
+    world = World(1)
+    return Router.untrained(
+        {"first_token_entropy": np.linspace(0, 4, 101).tolist(), "mean_entropy": [1.0, 2.0, 3.0]},
+        background=np.concatenate([world.states(name, 40) for name in "abcd"]),
+        base_id="base",
+        numerics=NUMERICS,
+    )
+
+
+def arm(router: Router, domain: str, *, name: str = "expert", rate: float = 0.9) -> ExpertArm:
+    region = fit_domain(domain, World(7).states(domain, 60), router.whitening, seed=0)
+    return ExpertArm(name, 1, f"id of {name}", region, round(98 * rate), 98)
+
+
+def test_probabilities_rank_and_keep_their_word_on_new_prompts(trained: Router) -> None:
+    rows = World(100).rows(1500, accuracy=ACCURACY)
+    evidence, correct = [row.evidence for row in rows], [row.correct for row in rows]
+    traces = [row.trace for row in rows]
+    before = trained.model.prefill_probabilities(evidence)
+    after = trained.model.answer_probabilities(evidence, traces)
+    entropy = np.array([-trace.entropy.mean() for trace in traces])
+    assert auroc(after, correct) > auroc(entropy, correct) + 0.03
+    assert auroc(after, correct) > auroc(before, correct)
+    assert expected_calibration_error(after, correct) < 0.08
+
+
+def test_the_base_answers_what_it_knows_even_with_an_expert_at_hand(trained: Router) -> None:
+    expert = arm(trained, "g")
+    for states in World(2).states("a", 30):
+        decision = trained.decide(make_evidence(states, 0.1), [expert])
+        assert decision.kind == "base"
+        assert not decision.low_confidence
+
+
+def test_a_prompt_of_the_experts_domain_goes_to_the_expert(trained: Router) -> None:
+    expert = arm(trained, "g")
+    decisions = [
+        trained.decide(make_evidence(states, 3.0), [expert]) for states in World(3).states("g", 100)
+    ]
+    taken = [decision for decision in decisions if decision.kind == "experts"]
+    assert len(taken) >= 95
+    assert taken[0].experts == (("expert", 1, 1.0),)
+    assert taken[0].domain == "g"
+    assert not taken[0].low_confidence
+
+
+def test_without_an_expert_an_unknown_prompt_is_low_confidence_and_in_no_domain(
+    trained: Router,
+) -> None:
+    decisions = [trained.decide(make_evidence(s, 3.0)) for s in World(4).states("h", 50)]
+    assert all(decision.kind == "base" and decision.low_confidence for decision in decisions)
+    assert {decision.domain for decision in decisions} == {None}
+
+
+def test_known_domains_are_those_in_which_the_base_is_mostly_right(trained: Router) -> None:
+    assert [domain.label for domain in trained.known_domains] == ["a", "b", "c"]
+
+
+def test_a_prompt_nearer_to_a_known_domain_is_not_taken_by_a_wide_expert(trained: Router) -> None:
+    expert = arm(trained, "g")
+    wide = replace(expert, domain=replace(expert.domain, radius=1000.0))
+    decisions = [trained.decide(make_evidence(s, 4.0), [wide]) for s in World(5).states("a", 50)]
+    assert all(decision.kind == "base" for decision in decisions)
+
+
+def test_an_expert_that_fails_is_not_preferred_to_a_base_that_knows(trained: Router) -> None:
+    prompt = make_evidence(World(6).states("g", 1)[0], 0.0)
+    poor = arm(trained, "g", rate=0.05)
+    decision = trained.decide(prompt, [poor])
+    assert decision.kind == "base"
+    assert any("which is not above" in reason for reason in decision.reasons)
+
+
+def test_two_experts_that_fit_alike_share_the_answer(trained: Router) -> None:
+    first = arm(trained, "g", name="first", rate=0.95)
+    second = replace(first, name="second", expert_id="other", successes=90)
+    decision = trained.decide(make_evidence(World(8).states("g", 1)[0], 3.0), [second, first])
+    assert [name for name, _, _ in decision.experts] == ["first", "second"]
+    gates = [gate for _, _, gate in decision.experts]
+    assert sum(gates) == pytest.approx(1.0)
+    assert gates[0] / gates[1] == pytest.approx((93 + 1) / (90 + 1))
+
+
+def test_two_experts_that_do_not_fit_alike_do_not_mix(trained: Router) -> None:
+    good = arm(trained, "g", name="good", rate=0.95)
+    bad = replace(good, name="bad", expert_id="other", successes=30)
+    far = arm(trained, "h", name="far", rate=0.95)
+    decision = trained.decide(make_evidence(World(8).states("g", 1)[0], 3.0), [far, bad, good])
+    assert decision.experts == (("good", 1, 1.0),)
+
+
+def test_the_mixture_is_as_small_as_configured(trained: Router) -> None:
+    first = arm(trained, "g", name="first")
+    twins = [replace(first, name=f"n{i}", expert_id=f"i{i}") for i in range(5)]
+    prompt = make_evidence(World(9).states("g", 1)[0], 3.0)
+    assert len(trained.decide(prompt, twins).experts) == 2
+    single = trained.with_settings(RouterSettings(max_experts=1))
+    assert len(single.decide(prompt, twins).experts) == 1
+
+
+def test_a_forced_route_is_taken_and_said_so(trained: Router) -> None:
+    experts = [arm(trained, "g", name="first"), arm(trained, "h", name="second")]
+    prompt = make_evidence(World(9).states("a", 1)[0], 0.1)
+    both = trained.decide(prompt, experts, forced=["second", "first", "second"])
+    assert both.experts == (("second", 1, 0.5), ("first", 1, 0.5))
+    assert both.forced
+    assert trained.decide(prompt, experts, forced="first").experts == (("first", 1, 1.0),)
+    unknown = make_evidence(World(9).states("g", 1)[0], 4.0)
+    base = trained.decide(unknown, experts, forced=None)
+    assert (base.kind, base.forced, base.low_confidence) == ("base", True, True)
+
+
+def test_a_forced_expert_that_does_not_exist_is_named(trained: Router) -> None:
+    prompt = make_evidence(World(9).states("a", 1)[0], 0.1)
+    with pytest.raises(UnknownExpertError, match=r"'missing'.*active: expert"):
+        trained.decide(prompt, [arm(trained, "g")], forced=["missing"])
+
+
+def test_arms_may_change_between_prompts(trained: Router) -> None:
+    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    expert = arm(trained, "g")
+    assert trained.decide(prompt, [expert]).kind == "experts"
+    assert trained.decide(prompt, []).kind == "base"
+    assert trained.decide(prompt, [replace(expert, successes=0)]).kind == "base"
+    assert trained.decide(prompt, [expert]).kind == "experts"
+
+
+def test_an_expert_of_another_whitening_is_left_out(trained: Router, untrained: Router) -> None:
+    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    assert trained.decide(prompt, [arm(untrained, "g")]).kind == "base"
+
+
+def test_far_from_the_training_prompts_the_entropy_decides(trained: Router) -> None:
+    learned = trained.model.learned
+    assert learned is not None
+    far = make_evidence(World(0).centres["a"] * 50, 2.0)
+    trace = make_trace([2.0, 1.0])
+    p = trained.judge(far, trace).p_correct
+    like_near = trained.judge(make_evidence(World(0).centres["a"], 2.0), trace)
+    scores = [{**like_near.scores, "log_length": np.log1p(2)}]
+    by_entropy = learned.answer.fallback_probability(scores, far.states[None])[0]
+    assert p == pytest.approx(by_entropy, abs=1e-6)
+
+
+def test_an_empty_answer_is_certainly_wrong(trained: Router) -> None:
+    prompt = make_evidence(World(2).states("a", 1)[0], 0.0)
+    confidence = trained.judge(prompt, make_trace([]))
+    assert confidence.p_correct == 0.0
+    assert trained.is_low(confidence)
+
+
+def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> None:
+    prompt = make_evidence(World(2).states("a", 1)[0], 0.1)
+    sure, unsure = (trained.judge(prompt, make_trace([e, e])) for e in (0.05, 4.0))
+    assert sure.calibrated
+    assert not trained.is_low(sure)
+    assert trained.is_low(unsure)
+    assert set(sure.scores) > {"mean_entropy", "first_token_entropy", "ood"}
+    assert sure.token_scores["entropy"] == pytest.approx((0.05, 0.05))
+
+
+def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> None:
+    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    good, poor = arm(trained, "g", rate=0.95), arm(trained, "g", rate=0.2)
+    trace = make_trace([1.5, 1.5])
+    by_good, by_poor, by_both = (
+        trained.judge(prompt, trace, arms=arms) for arms in ([good], [poor], [good, poor])
+    )
+    assert not by_good.calibrated
+    assert by_good.p_correct is not None
+    assert by_poor.p_correct is not None
+    assert by_both.p_correct is not None
+    # Success rates (93 + 1) / 100 and (20 + 1) / 100 enter as odds.
+    odds = np.log(0.94 / 0.06) - np.log(0.21 / 0.79)
+    assert logit(by_good.p_correct) - logit(by_poor.p_correct) == pytest.approx(odds)
+    assert by_good.p_correct > by_both.p_correct > by_poor.p_correct
+
+
+def test_an_untrained_router_goes_by_percentiles(untrained: Router) -> None:
+    states = World(1).states("a", 1)[0]
+    low, high = (untrained.decide(make_evidence(states, e)) for e in (1.0, 3.9))
+    assert (low.p_prefill, low.low_confidence, high.low_confidence) == (None, False, True)
+    assert low.uncertainty == pytest.approx(25.5 / 101)
+    assert low.domain is None
+    confidence = untrained.judge(make_evidence(states, 1.0), make_trace([2.0]))
+    assert (confidence.p_correct, confidence.calibrated) == (None, False)
+    # Among (1, 2, 3), 2 stands at .5 and 3.5 at 1; the threshold is .7.
+    assert not untrained.is_low(confidence)
+    unsure = untrained.judge(make_evidence(states, 1.0), make_trace([3.5]))
+    assert untrained.is_low(unsure)
+
+
+def test_an_untrained_router_uses_a_proven_expert_inside_its_domain_only(
+    untrained: Router,
+) -> None:
+    expert = arm(untrained, "g")
+    inside = [untrained.decide(make_evidence(s, 1.0), [expert]) for s in World(3).states("g", 50)]
+    outside = [untrained.decide(make_evidence(s, 3.9), [expert]) for s in World(3).states("a", 50)]
+    assert sum(decision.kind == "experts" for decision in inside) >= 45
+    assert all(decision.kind == "base" for decision in outside)
+
+
+def test_too_few_and_one_sided_labels_are_refused_with_counts() -> None:
+    rows = World(0).rows(200, accuracy={"a": 1.0})
+    with pytest.raises(RouterError, match=r"200 labels \(200 right, 0 wrong\) .* one-sided"):
+        Router.fit(rows, base_id="base", numerics=NUMERICS, seed=0)
+    with pytest.raises(RouterError, match=r"30 labels .* too few"):
+        Router.fit(rows[:30], base_id="base", numerics=NUMERICS, seed=0)
+    same = [replace(row, source="one") for row in rows]
+    with pytest.raises(RouterError, match="from 1 sources are too few"):
+        Router.fit(same, base_id="base", numerics=NUMERICS, seed=0)
+
+
+def test_thresholds_by_risk_coverage_and_value(trained: Router) -> None:
+    by_risk = trained.threshold(target_risk=0.3)
+    assert by_risk.certified
+    assert trained.threshold(coverage=0.5).coverage == pytest.approx(0.5, abs=0.03)
+    assert trained.threshold(value=0.9).value == 0.9
+    assert trained.threshold().value == 0.7
+    with pytest.raises(RouterError, match="one of"):
+        trained.threshold(value=0.9, coverage=0.5)
+    strict = trained.with_settings(RouterSettings(target_risk=0.3))
+    assert strict.threshold() == by_risk
+
+
+def test_an_untrained_router_promises_no_risk(untrained: Router) -> None:
+    with pytest.raises(RouterError, match="untrained"):
+        untrained.threshold(target_risk=0.1)
+    assert untrained.with_settings(RouterSettings(target_risk=0.1)).threshold().value == 0.7
+
+
+def test_references_must_exist() -> None:
+    with pytest.raises(RouterError, match="no finite mean_entropy"):
+        Router.untrained(
+            {"first_token_entropy": [1.0]},
+            background=World(0).states("a", 10),
+            base_id="base",
+            numerics=NUMERICS,
+        )
+
+
+def test_a_kept_whitening_keeps_experts_valid(untrained: Router) -> None:
+    rows = World(0).rows(200, accuracy=ACCURACY)
+    router = Router.fit(
+        rows, base_id="base", numerics=NUMERICS, whitening=untrained.whitening, seed=0
+    )
+    expert = arm(untrained, "g")
+    decisions = [router.decide(make_evidence(s, 3.0), [expert]) for s in World(3).states("g", 20)]
+    assert sum(decision.kind == "experts" for decision in decisions) >= 17
+
+
+_DECIDE = """
+import sys
+from pathlib import Path
+from adaptive_moe.router.router import Router
+from tests.router.world import NUMERICS, World, make_evidence, make_trace
+for folder in sys.argv[1:]:
+    router = Router.load(Path(folder), base_id="base", numerics=NUMERICS)
+    for index, states in enumerate(World(11).states("a", 20)):
+        evidence = make_evidence(states, index / 5)
+        sys.stdout.write(repr(router.decide(evidence)))
+        sys.stdout.write(repr(router.judge(evidence, make_trace([index / 7, 0.5]))))
+"""
+
+
+def test_a_fresh_process_decides_exactly_alike(
+    trained: Router, untrained: Router, tmp_path: Path
+) -> None:
+    folders, expected = [], ""
+    for router in (trained, untrained):
+        folders.append(str(tmp_path / str(router.is_trained)))
+        router.save(Path(folders[-1]))
+        for index, states in enumerate(World(11).states("a", 20)):
+            evidence = make_evidence(states, index / 5)
+            expected += repr(router.decide(evidence))
+            expected += repr(router.judge(evidence, make_trace([index / 7, 0.5])))
+    fresh = subprocess.run(
+        [sys.executable, "-c", _DECIDE, *folders], capture_output=True, text=True, check=True
+    )
+    assert fresh.stdout == expected
+
+
+def test_same_rows_and_seed_give_the_same_files(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        fit(World(0), 120).save(tmp_path / folder)
+    for name in ("router.json", "router.safetensors"):
+        first, second = ((tmp_path / folder / name).read_bytes() for folder in ("one", "two"))
+        assert first == second
+
+
+def test_another_base_is_refused_by_name(trained: Router, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    with pytest.raises(RouterError, match="fitted on base base, this model is other"):
+        Router.load(tmp_path, base_id="other", numerics=NUMERICS)
+    forced = Router.load(tmp_path, base_id="other", numerics=NUMERICS, force_uncalibrated=True)
+    assert not forced.is_calibrated
+
+
+def test_other_numerics_load_but_are_not_calibrated(trained: Router, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    other = replace(NUMERICS, quantization="nf4")
+    router = Router.load(tmp_path, base_id="base", numerics=other)
+    prompt = make_evidence(World(2).states("a", 1)[0], 0.1)
+    confidence = router.judge(prompt, make_trace([0.1]))
+    assert not router.is_calibrated
+    assert not confidence.calibrated
+    assert confidence.p_correct == trained.judge(prompt, make_trace([0.1])).p_correct
+
+
+def test_a_damaged_router_is_refused(trained: Router, tmp_path: Path) -> None:
+    trained.save(tmp_path)
+    weights = tmp_path / "router.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(RouterError, match="damaged"):
+        Router.load(tmp_path, base_id="base", numerics=NUMERICS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"schema_version": 1', '"schema_version": 9'), ('"base_id"', '"bass_id"'), ("{", "[")],
+)
+def test_a_foreign_description_is_refused(
+    trained: Router, tmp_path: Path, old: str, new: str
+) -> None:
+    trained.save(tmp_path)
+    path = tmp_path / "router.json"
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(RouterError):
+        Router.load(tmp_path, base_id="base", numerics=NUMERICS)
+
+
+def test_a_missing_router_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RouterError, match="no router can be read"):
+        Router.load(tmp_path / "nowhere", base_id="base", numerics=NUMERICS)
+
+
+def test_states_of_another_model_are_refused(trained: Router) -> None:
+    with pytest.raises(RouterError, match="another model"):
+        trained.decide(make_evidence(np.zeros(5), 1.0))
