@@ -16,6 +16,7 @@ Units = Float[np.ndarray, "sample width"]
 
 # Distance of strangers: in centred states unrelated directions are orthogonal.
 _STRANGERS = 1.0
+_STRANGERS_DEVIATION = 0.15
 _NARROWEST = 0.01
 _MIN_TO_LEARN = 5
 _MIN_DENSITY = 20  # density estimates on fewer vectors are noise
@@ -31,24 +32,25 @@ def unit(vector: np.ndarray) -> Float[np.ndarray, " width"] | None:
     return (flat / length).astype(np.float32)
 
 
-def learn_radius(known: Mapping[str, Units], unknown: Units) -> float:
+def learn_radius(known: Mapping[str, Units], *, strays: Units, unknown: Units) -> float:
     """The largest average distance at which two prompts still belong to one topic.
 
     From the known domains where at least two have five vectors: the distance that best separates
     prompts of the same domain from the nearest other one. Else from the `unknown` vectors (at
-    least five), if their average linkage shows a clear step between topics. Else half the distance
-    of strangers, of which it is never more than .8 nor less than .3.
+    least five), if their average linkage shows a clear step between topics. Else what hardly
+    happens between strangers: three deviations below their typical distance, which is taken from
+    the known and the `strays`, confident prompts of no domain. Always .3 to .8 of that distance.
     """
     domains = [units for units in known.values() if len(units) >= _MIN_TO_LEARN]
-    strangers = _typical_distance(known)
+    typical, deviation = _strangers([*known.values(), strays])
     radius: float | None = None
     if len(domains) > 1:
         radius = _separating_radius(domains)
     elif len(unknown) >= _MIN_TO_LEARN:
         radius = _step_radius(unknown)
     if radius is None:
-        radius = 0.5 * strangers
-    return float(np.clip(radius, 0.3 * strangers, 0.8 * strangers))
+        radius = typical - 3.0 * deviation
+    return float(np.clip(radius, 0.3 * typical, 0.8 * typical))
 
 
 def nearest(
@@ -99,14 +101,20 @@ def _separating_radius(domains: Sequence[Units]) -> float:
     return float(np.median(best))
 
 
-def _typical_distance(known: Mapping[str, Units]) -> float:
-    """The median distance between known vectors; that of strangers where there are too few."""
-    rows = [units for units in known.values() if len(units)]
+def _strangers(background: Sequence[Units]) -> tuple[float, float]:
+    """Median and robust deviation of the distances between prompts of any topic.
+
+    Most pairs of mixed traffic are strangers. Too few prompts give what centred states show.
+    """
+    rows = [units for units in background if len(units)]
     if sum(len(units) for units in rows) < _MIN_DENSITY:
-        return _STRANGERS
-    units = np.concatenate(rows)[:_MAX_PAIRS_SIDE]
-    upper = np.triu_indices(len(units), k=1)
-    return float(np.clip(np.median((1.0 - units @ units.T)[upper]), _NARROWEST, _STRANGERS))
+        return _STRANGERS, _STRANGERS_DEVIATION
+    units = np.concatenate(rows)
+    units = units[:: -(-len(units) // _MAX_PAIRS_SIDE)]
+    distances = (1.0 - units @ units.T)[np.triu_indices(len(units), k=1)]
+    median = float(np.median(distances))
+    deviation = 1.4826 * float(np.median(np.abs(distances - median)))
+    return min(max(median, _NARROWEST), _STRANGERS), deviation
 
 
 def _step_radius(units: Units) -> float | None:

@@ -161,7 +161,17 @@ class Grouping:
         width = len(_directions(found)[0])
         loose = [seen for seen in reversed(found) if len(_directions([seen])[0]) == width]
         units = np.stack(_directions(loose))
-        radius = learn_radius(observations.known_directions(self._base_id, width=width), units)
+        known = observations.known_directions(self._base_id, width=width)
+        strays = [
+            row
+            for row in _directions(observations.strays(self._base_id, after=0))
+            if len(row) == width
+        ]
+        radius = learn_radius(
+            known,
+            strays=np.stack(strays) if strays else np.empty((0, width), np.float32),
+            unknown=units,
+        )
         _, count = self._ledger.clustering(self._base_id)
         self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
         groups = regroup(units, radius=radius, min_size=self._min_size)
