@@ -28,6 +28,15 @@ class Evaluation:
     exact: float
 
 
+@dataclass(frozen=True, slots=True)
+class ExampleScore:
+    """One answer under some weights: summed nats, its tokens, and whether greedy gets it."""
+
+    loss: float
+    tokens: int
+    exact: bool
+
+
 @final
 class Stepper:
     """AdamW over an adapter; its micro-batch shrinks for good when memory runs out."""
@@ -115,12 +124,24 @@ class Stepper:
         return summed / tokens, tokens
 
 
-@torch.no_grad()
 def evaluate(
     bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
 ) -> Evaluation:
-    """Loss and exact answers of all examples of `loss` under `weights`."""
-    summed, tokens, exact = 0.0, 0, 0
+    """Loss and exact answers of all examples of `loss` under `weights`; {} is the base."""
+    scores = score_examples(bank, weights, loss, settings)
+    tokens = sum(score.tokens for score in scores)
+    return Evaluation(
+        loss=sum(score.loss for score in scores) / tokens,
+        exact=sum(score.exact for score in scores) / len(scores),
+    )
+
+
+@torch.no_grad()
+def score_examples(
+    bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
+) -> list[ExampleScore]:
+    """The score of every example of `loss`, in order, under `weights`."""
+    scores: dict[int, ExampleScore] = {}
     groups = micro_batches(
         range(len(loss.examples)),
         loss.examples,
@@ -132,7 +153,7 @@ def evaluate(
             cache, mask = loss.prompts(group)
         with bank.activate_weights(weights):
             found = loss.compute(group, cache, mask)
-        summed += float(found.total)
-        tokens += found.tokens
-        exact += int(found.exact.sum())
-    return Evaluation(summed / tokens, exact / len(loss.examples))
+        rows = zip(group, found.per_example.tolist(), found.exact.tolist(), strict=True)
+        for index, nats, exact in rows:
+            scores[index] = ExampleScore(nats, len(loss.examples[index].answer_ids), exact)
+    return [scores[index] for index in range(len(loss.examples))]

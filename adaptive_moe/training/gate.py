@@ -1,0 +1,238 @@
+"""Decides by measurement whether a trained expert may answer anyone."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.weights import LoraWeights
+from adaptive_moe.measures.graders import normalised
+from adaptive_moe.measures.statistics import Interval, clopper_pearson_upper, paired_bootstrap
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.documents import Passage
+from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.retrieval import RetrievalFigures, measure_retrieval
+from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.splits import Split, SplitName
+from adaptive_moe.training.steps import ExampleScore, score_examples
+from adaptive_moe.training.synthesis import Example
+
+Prompts = Sequence[tuple[Turn, ...]]
+Answerer = Callable[[Prompts], Sequence[str]]
+"""Conversations in, the text of one answer each out, in order."""
+
+Metric = Literal["exact", "loss"]
+
+_CONFIDENCE = 0.95
+_RESAMPLES = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class GuardItem:
+    """A prompt that the base answers right and must go on answering right; near = alike in kind."""
+
+    prompt: tuple[Turn, ...]
+    answer: str
+    near: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutFigures:
+    """One held-out set before and after.
+
+    `exact_*` is the share of answers greedy decoding gets exactly right, `loss_*` mean nats per
+    answer token. `improved` counts the examples whose loss fell. `gain` is the improvement of `metric` (for loss: before minus after), averaged
+    per fact or source, with its paired bootstrap interval.
+    """
+
+    split: SplitName
+    metric: Metric
+    examples: int
+    exact_before: float
+    exact_after: float
+    loss_before: float
+    loss_after: float
+    improved: int
+    gain: Interval
+
+
+@dataclass(frozen=True, slots=True)
+class GuardFigures:
+    """Guard prompts right before and wrong after; `bound` is the exact upper 95 % limit."""
+
+    items: int
+    lost: int
+    near_items: int
+    near_lost: int
+    rate: float
+    bound: float
+
+
+@dataclass(frozen=True, slots=True)
+class GateReport:
+    """The verdict, why, and every figure behind it.
+
+    `other` is the split that was not chosen, where the material offers it. `guard` is None when
+    `training.guard_prompts` is 0; `guard_forced` when forced answers were not asked for.
+    """
+
+    accepted: bool
+    reasons: tuple[str, ...]
+    held_out: HeldOutFigures
+    other: HeldOutFigures | None
+    guard: GuardFigures | None
+    guard_forced: GuardFigures | None
+    guard_limit: float
+    retrieval: RetrievalFigures
+    split_digest: str
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as JSON values."""
+        return dataclasses.asdict(self) | {"reasons": list(self.reasons)}
+
+
+def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
+    language_model: LanguageModel,
+    bank: LoraBank,
+    weights: LoraWeights,
+    split: Split,
+    *,
+    passages: Sequence[Passage],
+    guard: Sequence[GuardItem],
+    answer_automatic: Answerer,
+    answer_forced: Answerer | None = None,
+    settings: TrainingSettings,
+    seed: int,
+) -> GateReport:
+    """Measure an expert's weights on what was held out and on what must not get worse.
+
+    Accepted only if the held-out gain (exact answers for recall, loss for generalise) has a lower
+    95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
+    `settings.max_guard_loss` with automatic routing; the forced figure is reported beside it.
+    """
+    other_name: SplitName = "generalise" if split.name == "recall" else "recall"
+    measure = _Measure(language_model, bank, weights, settings, seed)
+    held_out = measure.held_out(split.held_out, split.name)
+    other = measure.held_out(split.other, other_name) if split.other else None
+    automatic = forced = None
+    if settings.guard_prompts > 0:
+        automatic = measure_guard(guard, answer_automatic)
+        forced = measure_guard(guard, answer_forced) if answer_forced is not None else None
+    reasons = (*_held_out_reasons(held_out), *_guard_reasons(automatic, settings))
+    return GateReport(
+        accepted=not reasons,
+        reasons=reasons,
+        held_out=held_out,
+        other=other,
+        guard=automatic,
+        guard_forced=forced,
+        guard_limit=settings.max_guard_loss,
+        retrieval=measure_retrieval(passages, split.train, split.held_out),
+        split_digest=split.digest,
+    )
+
+
+def measure_guard(guard: Sequence[GuardItem], answer: Answerer) -> GuardFigures:
+    """Ask every guard prompt and count the answers that are no longer right.
+
+    The bound is Clopper and Pearson's: 0 of 300 lost gives 0.00994, no item gives 1.
+    """
+    answers = answer([item.prompt for item in guard]) if guard else []
+    lost = [not normalised(text, item.answer) for text, item in zip(answers, guard, strict=True)]
+    near = [wrong for wrong, item in zip(lost, guard, strict=True) if item.near]
+    return GuardFigures(
+        items=len(guard),
+        lost=sum(lost),
+        near_items=len(near),
+        near_lost=sum(near),
+        rate=sum(lost) / len(guard) if guard else 0.0,
+        bound=clopper_pearson_upper(sum(lost), len(guard), confidence=_CONFIDENCE),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Measure:
+    language_model: LanguageModel
+    bank: LoraBank
+    weights: LoraWeights
+    settings: TrainingSettings
+    seed: int
+
+    def held_out(self, examples: Sequence[Example], split: SplitName) -> HeldOutFigures:
+        encoded = encode_examples(self.language_model, examples)
+        unusable = {id(example) for example, _ in encoded.dropped}
+        usable = [example for example in examples if id(example) not in unusable]
+        loss = AnswerLoss(
+            self.language_model,
+            encoded.examples,
+            activation=self.settings.activation,
+            prompt_cache_bytes=self.settings.prompt_cache_bytes,
+        )
+        before = score_examples(self.bank, {}, loss, self.settings)
+        after = score_examples(self.bank, self.weights, loss, self.settings)
+        metric: Metric = "exact" if split == "recall" else "loss"
+        gains = _gains(usable, before, after, metric)
+        tokens = sum(score.tokens for score in before)
+        return HeldOutFigures(
+            split=split,
+            metric=metric,
+            examples=len(usable),
+            exact_before=float(np.mean([score.exact for score in before])),
+            exact_after=float(np.mean([score.exact for score in after])),
+            loss_before=sum(score.loss for score in before) / tokens,
+            loss_after=sum(score.loss for score in after) / tokens,
+            improved=sum(new.loss < old.loss for old, new in zip(before, after, strict=True)),
+            gain=paired_bootstrap(
+                gains, confidence=_CONFIDENCE, resamples=_RESAMPLES, seed=self.seed
+            ),
+        )
+
+
+def _gains(
+    examples: Sequence[Example],
+    before: Sequence[ExampleScore],
+    after: Sequence[ExampleScore],
+    metric: Metric,
+) -> list[float]:
+    """Mean improvement per fact or source: paraphrases of one fact are not independent."""
+    by_fact: dict[str, list[float]] = defaultdict(list)
+    for example, old, new in zip(examples, before, after, strict=True):
+        exact = float(new.exact) - float(old.exact)
+        per_token = (old.loss - new.loss) / old.tokens
+        by_fact[example.fact].append(exact if metric == "exact" else per_token)
+    return [float(np.mean(gains)) for gains in by_fact.values()]
+
+
+def _held_out_reasons(figures: HeldOutFigures) -> list[str]:
+    if figures.gain.low > 0:
+        return []
+    unit = "exact answers" if figures.metric == "exact" else "nats per token"
+    reason = (
+        f"held-out gain of {figures.gain.mean:+.3f} {unit} is not proven: the 95 % interval "
+        f"{figures.gain.low:+.3f} to {figures.gain.high:+.3f} does not lie above 0"
+    )
+    return [reason]
+
+
+def _guard_reasons(guard: GuardFigures | None, settings: TrainingSettings) -> list[str]:
+    limit = settings.max_guard_loss
+    if guard is None or guard.bound <= limit:
+        return []
+    if clopper_pearson_upper(0, guard.items, confidence=_CONFIDENCE) > limit:
+        reason = (
+            f"the guard set holds only {guard.items} prompts: with none of them lost up to "
+            f"{clopper_pearson_upper(0, guard.items, confidence=_CONFIDENCE):.2%} still might be, "
+            f"allowed are {limit:.2%}"
+        )
+    else:
+        reason = (
+            f"{guard.lost} of {guard.items} guard prompts are no longer answered right: up to "
+            f"{guard.bound:.2%} lost (upper 95 % limit), allowed are {limit:.2%}"
+        )
+    return [reason]

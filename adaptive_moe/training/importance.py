@@ -1,0 +1,108 @@
+"""How strongly each linear layer's weights pull, from one backward pass without their gradients."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from adaptive_moe.errors import TrainingError
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.models.linear_layers import LinearLayer
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.synthesis import Example
+
+_BLOCK = 2048  # tokens; bounds the Gram matrices
+
+
+def gradient_importance(
+    language_model: LanguageModel,
+    layers: Sequence[LinearLayer],
+    examples: Sequence[Example],
+    *,
+    bank: LoraBank,
+    activation: Literal["answer", "prompt"] = "answer",
+    batch_size: int = 32,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Frobenius norm of every layer's loss gradient on one calibration batch, by layer name.
+
+    With inputs X [token, in] and output gradients D [token, out] of a layer the gradient is
+    X^T D, and its squared norm the sum of (X X^T) * (D D^T); so quantised layers, which have no
+    weight gradient, are measured alike. Only tokens that an expert would act on count. Raises
+    TrainingError when a norm is not finite.
+    """
+    chance = random.Random(f"importance {seed}")  # noqa: S311  not for security
+    count = min(batch_size, len(examples))
+    encoded = encode_examples(language_model, chance.sample(list(examples), count))
+    loss = AnswerLoss(language_model, encoded.examples, activation=activation, prompt_cache_bytes=0)
+    everything = range(len(encoded.examples))
+    with bank.activate_weights({}):
+        cache, mask = loss.prompts(everything)
+        with _recorded(language_model, layers) as (inputs, gradients):
+            found = loss.compute(everything, cache, mask)
+            (found.total / found.tokens).backward()
+    norms = {
+        layer.name: gradient_norm(inputs[layer.name], gradients[layer.name])
+        if layer.name in gradients
+        else 0.0
+        for layer in layers
+    }
+    if not all(value < float("inf") for value in norms.values()):
+        raise TrainingError("the calibration batch gives gradients that are not finite")
+    return norms
+
+
+def gradient_norm(inputs: Float[Tensor, "token in"], outputs: Float[Tensor, "token out"]) -> float:
+    """Frobenius norm of inputs^T outputs without forming it where that would be the larger way."""
+    tokens = inputs.shape[0]
+    x, d = inputs.float(), outputs.float()
+    if inputs.shape[1] * outputs.shape[1] <= tokens * tokens:
+        return float((x.T @ d).norm())
+    squared = x.new_zeros(())
+    for start in range(0, tokens, _BLOCK):
+        block = slice(start, start + _BLOCK)
+        squared += ((x[block] @ x.T) * (d[block] @ d.T)).sum()
+    return float(squared.clamp_min(0).sqrt())
+
+
+@contextmanager
+def _recorded(
+    language_model: LanguageModel, layers: Sequence[LinearLayer]
+) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Keep every layer's input and output gradient, as [token, feature], inside the block."""
+    inputs: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
+    embeddings = cast("Any", language_model.model).get_input_embeddings()
+    # All weights are frozen, so the graph has to begin at the embedded tokens.
+    handles = [embeddings.register_forward_hook(_start_graph)]
+    try:
+        for layer in layers:
+            module = language_model.model.get_submodule(layer.name)
+            handles.append(module.register_forward_hook(_recorder(layer.name, inputs, gradients)))
+        yield inputs, gradients
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _start_graph(_module: nn.Module, _arguments: object, output: Tensor) -> Tensor:
+    return output.detach().requires_grad_()
+
+
+def _recorder(
+    name: str, inputs: dict[str, Tensor], gradients: dict[str, Tensor]
+) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(_module: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        inputs[name] = arguments[0].detach().flatten(0, -2)
+
+        def keep(gradient: Tensor) -> None:
+            gradients[name] = gradient.detach().flatten(0, -2)
+
+        output.register_hook(keep)
+
+    return record
