@@ -11,7 +11,7 @@ from adaptive_moe.errors import ConfigurationError, GapError
 
 if TYPE_CHECKING:
     from adaptive_moe.cli.conversation import Conversation
-    from adaptive_moe.engine.growing import TrainingOutcome
+    from adaptive_moe.engine.orders import TrainingOutcome
     from adaptive_moe.gaps.ledger import Gap
 
 _CORRECTIONS = "corrections.jsonl"

@@ -101,7 +101,8 @@ def _report_parts(report: "RouterReport") -> tuple["RenderableType", ...]:
     facts = {
         "questions": f"{report.items} from {report.sources} sources; "
         f"the base answers {report.base_accuracy:.1%} right",
-        "right from wrong (AUROC)": f"{answer.auroc:.3f}; plain entropy {answer.baseline_auroc:.3f}",
+        "right from wrong (AUROC)": f"{answer.auroc:.3f}",
+        "the same by entropy alone": f"{answer.baseline_auroc:.3f}",
         "before decoding (AUROC)": f"{report.prefill.auroc:.3f}",
         "calibration error (ECE)": f"{answer.ece:.3f}",
         "Brier score": f"{answer.brier:.3f}",

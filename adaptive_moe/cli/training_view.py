@@ -17,14 +17,11 @@ from adaptive_moe.cli.tables import facts_table, rank_map
 from adaptive_moe.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from adaptive_moe.engine.events import TrainingStep
-    from adaptive_moe.engine.growing import TrainingEstimate, TrainingOutcome
+    from adaptive_moe.engine.orders import Listener, TrainingEstimate, TrainingOutcome
     from adaptive_moe.engine.runtime import AdaptiveMoE
     from adaptive_moe.training.ranks import RankPlan
 
-Start = Callable[
-    ["AdaptiveMoE", Callable[["TrainingStep"], None], Callable[[], bool]], "TrainingOutcome"
-]
+Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
 
 _STOPPING = (
     "Stopping after this step; the same command goes on from here. Ctrl-C again breaks it off."
@@ -54,7 +51,7 @@ def run_training(terminal: Terminal, start: Start, *, heading: Heading | None = 
 
 def train_with_bar(
     terminal: Terminal,
-    start: Callable[[Callable[["TrainingStep"], None], Callable[[], bool]], "TrainingOutcome"],
+    start: Callable[["Listener", Callable[[], bool]], "TrainingOutcome"],
 ) -> "TrainingOutcome":
     """Run a training under a live bar; the first Ctrl-C stops it and keeps a checkpoint."""
     with (
