@@ -103,6 +103,20 @@ class LoraBank:
         """Bytes of all pools: rows x (in + out) x bytes of the dtype, zero row included."""
         return sum(pool.a.nbytes + pool.b.nbytes for pool in self._pools.values())
 
+    def weights(self, expert_id: str) -> LoraWeights:
+        """The factors of a resident expert, without a copy: read them before anything else moves.
+
+        Raises UnknownExpertError for an expert that is not resident.
+        """
+        with self._state:
+            self._check_resident([expert_id])
+            mixture = ((expert_id, 1.0),)
+            return {
+                name: pool.views(expert_id)
+                for name, pool in self._pools.items()
+                if pool.present(mixture)
+            }
+
     def load(self, expert_id: str, weights: LoraWeights) -> None:
         """Copy an expert into the pools, all of it or nothing.
 
@@ -267,10 +281,13 @@ class LoraBank:
             raise interrupted
 
     def _use(self, expert_ids: Sequence[str]) -> None:
+        self._check_resident(expert_ids)
+        self._active = frozenset(expert_ids)
+
+    def _check_resident(self, expert_ids: Sequence[str]) -> None:
         missing = [expert_id for expert_id in expert_ids if expert_id not in self._sizes]
         if missing:
             raise UnknownExpertError(f"expert {missing[0][:12]} is not in the bank; load it first")
-        self._active = frozenset(expert_ids)
 
     def _plan_rows(self, rows: Sequence[Mixture]) -> Forwards:
         mixtures = [_normalised(row) for row in rows]

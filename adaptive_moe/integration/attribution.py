@@ -4,7 +4,8 @@ log p_routed - log p_base of a token is shared out among the active experts by S
 The value of a set of experts is the raw log-probability, at temperature 1, of the token that was
 produced, with the gates of all other experts at 0 and those of the set as they were; the empty
 set is the base. All sets are scored together: one batch row each, teacher-forced over the
-finished answer.
+finished answer. Sets that must score alike share a row, so that an expert that does nothing gets
+exactly nothing, and equal experts are treated alike, whatever rounding does to batch rows.
 """
 
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from transformers.cache_utils import Cache
 
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.pool import Mixture
+from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.integration.shapley import (
     Coalition,
     Orders,
@@ -32,6 +34,8 @@ from adaptive_moe.models.prefilling import Prefill, extend_mask, fork, new_cache
 
 EXACT_EXPERTS = 4
 """Up to so many experts all 2^k sets are scored; beyond, sets along random orders."""
+
+_Gates = tuple[float, ...]
 
 _ORDER_PAIRS = 8
 _LOGITS_BYTES = 256 * 1024 * 1024
@@ -113,7 +117,7 @@ class _Scorer:
     activation: Literal["answer", "prompt"]
 
     @property
-    def input_ids(self) -> tuple[int, ...]:
+    def _input_ids(self) -> tuple[int, ...]:
         """What is read: the prompt if need be, the header, the answer without its last token."""
         prompt = self.prefill.prompts[0]
         before = prompt.prompt_ids if self.activation == "prompt" else ()
@@ -125,31 +129,48 @@ class _Scorer:
         """Score all sets, as many at a time as the budget allows, fewer when memory runs out."""
         if not self.answer_ids:
             return dict.fromkeys(coalitions, np.zeros(0))
+        gates = self._gates(coalitions)
+        settings = sorted(set(gates.values()))
         token_bytes = 8 * self.language_model.vocab_size  # logits, and once more while reduced
-        rows = max(1, logits_bytes // (token_bytes * len(self.input_ids)))
-        step = max(1, logits_bytes // (token_bytes * min(rows, len(coalitions))))
+        rows = max(1, logits_bytes // (token_bytes * len(self._input_ids)))
+        step = max(1, logits_bytes // (token_bytes * min(rows, len(settings))))
 
-        def work(some: Sequence[Coalition]) -> Sequence[Float[np.ndarray, " time"]]:
+        def work(some: Sequence[_Gates]) -> Sequence[Float[np.ndarray, " time"]]:
             return list(self._score_rows(some, step=step))
 
-        found: list[Float[np.ndarray, " time"]] = []
-        for start in range(0, len(coalitions), rows):
-            some = coalitions[start : start + rows]
-            found += retry_on_out_of_memory(work, some, make_room=lambda: False)
-        return dict(zip(coalitions, found, strict=True))
+        scores: dict[_Gates, Float[np.ndarray, " time"]] = {}
+        for start in range(0, len(settings), rows):
+            some = settings[start : start + rows]
+            found = retry_on_out_of_memory(work, some, make_room=lambda: False)
+            scores |= zip(some, found, strict=True)
+        return {coalition: scores[gates[coalition]] for coalition in coalitions}
+
+    def _gates(self, coalitions: Sequence[Coalition]) -> dict[Coalition, _Gates]:
+        """The gates of each set; one expert stands in for all equal ones, none for idle ones."""
+        stand_ins = _stand_ins([self.bank.weights(expert_id) for expert_id, _ in self.mixture])
+        found = {}
+        for coalition in coalitions:
+            gates = [0.0] * len(self.mixture)
+            for member in sorted(coalition):
+                stand_in = stand_ins[member]
+                if stand_in is not None:
+                    gates[stand_in] += self.mixture[member][1]
+            found[coalition] = tuple(gates)
+        return found
 
     @torch.inference_mode()
     def _score_rows(
-        self, coalitions: Sequence[Coalition], *, step: int
+        self, settings: Sequence[_Gates], *, step: int
     ) -> Float[np.ndarray, "row time"]:
-        """One pass with a row per set, in slices of `step` tokens that continue one cache."""
-        rows = len(coalitions)
-        ids = torch.tensor([self.input_ids] * rows, device=self.language_model.device)
+        """One pass with a row per setting, in slices of `step` tokens that continue one cache."""
+        rows = len(settings)
+        ids = torch.tensor([self._input_ids] * rows, device=self.language_model.device)
         targets = torch.tensor([self.answer_ids] * rows, device=ids.device)
         cache, mask = self._start(rows, length=ids.shape[1])
+        experts = [expert_id for expert_id, _ in self.mixture]
         unscored = ids.shape[1] - targets.shape[1]
         parts = []
-        with self.bank.activate_shared(self._experts, self._gates(coalitions)):
+        with self.bank.activate_shared(experts, torch.tensor(settings)):
             for start in range(0, ids.shape[1], step):
                 part = ids[:, start : start + step]
                 end = start + part.shape[1]
@@ -158,15 +179,6 @@ class _Scorer:
                 if wanted.shape[1]:
                     parts.append(_log_probability(logits, wanted))
         return torch.cat(parts, dim=1).double().cpu().numpy()
-
-    @property
-    def _experts(self) -> tuple[str, ...]:
-        return tuple(expert_id for expert_id, _ in self.mixture)
-
-    def _gates(self, coalitions: Sequence[Coalition]) -> Float[Tensor, "row expert"]:
-        gates = [gate for _, gate in self.mixture]
-        kept = [[float(i in members) for i in range(len(gates))] for members in coalitions]
-        return torch.tensor(kept) * torch.tensor(gates)
 
     def _start(self, rows: int, *, length: int) -> tuple[Cache, Int[Tensor, "row all_time"] | None]:
         """The cache to continue, one row per set, and the mask where its prompt is padded."""
@@ -200,6 +212,23 @@ class _Scorer:
         output: Any = self.language_model.model(ids, **arguments)
         logits: Tensor = output.logits[:, -keep:]
         return logits
+
+
+def _stand_ins(experts: Sequence[LoraWeights]) -> tuple[int | None, ...]:
+    """For each expert the first one with equal weights; None for one that changes nothing."""
+    found: list[int | None] = []
+    for weights in experts:
+        is_idle = not any(bool(pair.b.any()) for pair in weights.values())
+        equals = (index for index, other in enumerate(experts) if _are_equal(other, weights))
+        found.append(None if is_idle else next(equals))
+    return tuple(found)
+
+
+def _are_equal(left: LoraWeights, right: LoraWeights) -> bool:
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name].a, right[name].a) and torch.equal(left[name].b, right[name].b)
+        for name in left
+    )
 
 
 def _log_probability(

@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import GenerationConfig
 
+from adaptive_moe.errors import UnknownExpertError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
@@ -181,7 +182,8 @@ def test_a_row_out_of_a_padded_batch_is_explained_as_if_alone(architecture: str)
     )
 
 
-def test_an_expert_that_does_nothing_gets_exactly_nothing() -> None:
+@pytest.mark.parametrize("tokens", [1, 2, 5, 20])
+def test_an_expert_that_does_nothing_gets_exactly_nothing(tokens: int) -> None:
     language_model, bank = _model_and_bank()
     nothing = {
         name: LoraPair(pair.a, torch.zeros_like(pair.b))
@@ -189,17 +191,32 @@ def test_an_expert_that_does_nothing_gets_exactly_nothing() -> None:
     }
     bank.load("nothing", nothing)
     mixture = (("a", 0.4), ("nothing", 0.4), ("b", 0.2))
-    found = attribute(language_model, bank, _read(language_model), range(40, 60), mixture)
+    answer = range(40, 40 + tokens)
+    found = attribute(language_model, bank, _read(language_model), answer, mixture)
     assert (found.shares[:, 1] == 0.0).all()
     assert (found.shares[:, [0, 2]] != 0.0).any(axis=0).all()
 
 
-def test_identical_experts_get_equal_shares() -> None:
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_identical_experts_get_equal_shares(tokens: int) -> None:
     language_model, bank = _model_and_bank()
     bank.load("twin of a", _weights(language_model, seed=ord("a")))
     mixture = (("a", 0.3), ("b", 0.4), ("twin of a", 0.3))
-    found = attribute(language_model, bank, _read(language_model), range(40, 60), mixture)
-    np.testing.assert_allclose(found.shares[:, 0], found.shares[:, 2], atol=2e-6)
+    filled, answer = _read(language_model), range(40, 40 + tokens)
+    found = attribute(language_model, bank, filled, answer, mixture)
+    np.testing.assert_allclose(found.shares[:, 0], found.shares[:, 2], rtol=0, atol=1e-14)
+    slow, _ = _loop_over_subsets(language_model, bank, filled, answer, mixture)
+    np.testing.assert_allclose(found.shares, slow, atol=1e-5)
+
+
+def test_equal_experts_with_unequal_gates_keep_shares_of_their_own() -> None:
+    language_model, bank = _model_and_bank()
+    bank.load("twin of a", _weights(language_model, seed=ord("a")))
+    mixture = (("a", 0.1), ("twin of a", 0.9))
+    filled, answer = _read(language_model), range(40, 60)
+    found = attribute(language_model, bank, filled, answer, mixture)
+    slow, _ = _loop_over_subsets(language_model, bank, filled, answer, mixture)
+    np.testing.assert_allclose(found.shares, slow, atol=1e-5)
 
 
 def test_one_expert_gets_everything() -> None:
@@ -268,6 +285,12 @@ def test_an_empty_answer_has_no_tokens_to_share() -> None:
     found = attribute(language_model, bank, _read(language_model), (), THREE)
     assert found.shares.shape == (0, 3)
     assert found.total.shape == (0,)
+
+
+def test_an_expert_that_is_not_resident_is_named() -> None:
+    language_model, bank = _model_and_bank()
+    with pytest.raises(UnknownExpertError, match="stranger"):
+        attribute(language_model, bank, _read(language_model), (77,), (("stranger", 1.0),))
 
 
 def test_one_token_is_enough() -> None:
