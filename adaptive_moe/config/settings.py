@@ -58,6 +58,9 @@ class RouterSettings(Section):
         default=False, description="answer again with an expert when the base's answer looks wrong"
     )
     max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
+    mixing: Literal["top1", "weighted"] = Field(
+        "weighted", description="weighted: gates in proportion to expected success"
+    )
     folder: Path | None = Field(
         None, description="a fitted router; absent: the pocket model's own, else untrained"
     )
@@ -130,7 +133,9 @@ class TrainingSettings(Section):
         512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
     )
     checkpoint_every: PositiveInt = Field(50, description="steps between resumable checkpoints")
-    guard_prompts: int = Field(400, ge=0, description="prompts on which nothing may get worse")
+    guard_prompts: int = Field(
+        800, ge=0, description="prompts on which nothing may get worse; 0 leaves them out"
+    )
     guard: Path | None = Field(
         None, description="JSON lines of prompt/answer that the base gets right"
     )

@@ -50,6 +50,7 @@ class EncodedPrompt:
 class LanguageModel:
     """One frozen base. Nothing in it changes after construction; the LoRA bank wraps its layers.
 
+    `name` is what it was loaded as: a hub id, "pocket", or the last part of a local path.
     `state_layers` index into `hidden_states` as transformers counts them: n is the output of the
     n-th decoder block, at one third, one half and two thirds of the depth. `has_fixed_mask` says
     that attention looks up a stored mask by column, so that padding counts against the context.
@@ -62,6 +63,7 @@ class LanguageModel:
         *,
         base_id: str,
         numerics: Numerics,
+        name: str = "",
     ) -> None:
         model.eval().requires_grad_(False)
         config = cast("PreTrainedConfig", model.config).get_text_config(decoder=True)
@@ -69,6 +71,7 @@ class LanguageModel:
         self.tokenizer = tokenizer
         self.base_id = base_id
         self.numerics = numerics
+        self.name = name or type(model).__name__
         self.layers: tuple[LinearLayer, ...] = census(model)
         if not self.layers:
             raise UnsupportedModelError(

@@ -65,7 +65,8 @@ def load_language_model(
     stored = getattr(config, "quantization_config", None)
     numerics = Numerics(_name(kind), quantization or _stored_method(stored), place.type)
     _logger.info("loaded %s as %s on %s: %s", base, numerics.dtype, place, identity)
-    return LanguageModel(model, tokenizer, base_id=identity, numerics=numerics)
+    name = Path(base).name if is_local and base != "pocket" else base
+    return LanguageModel(model, tokenizer, base_id=identity, numerics=numerics, name=name)
 
 
 def adopt(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:

@@ -1,0 +1,155 @@
+"""Writes a trained or imported expert into its staged folder: weights, domain, rows, manifest."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import JsonValue
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.engine.orders import Prepared
+from adaptive_moe.engine.shelf import DOMAIN_FILE, HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
+from adaptive_moe.engine.states import StateReader
+from adaptive_moe.experts.adapter_files import ImportedAdapter, write_adapter
+from adaptive_moe.experts.manifest import Manifest
+from adaptive_moe.integration.sources import TrainingRow, write_rows
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.router.domains import Domain, fit_domain, write_domain
+from adaptive_moe.router.whitening import Whitening
+from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.trainer import TrainingResult
+
+_DOMAIN_PROMPTS = 512  # training prompts that place an expert's domain
+_KEPT_ROWS = 4096  # training rows that answers can be traced to
+
+Item = TypeVar("Item")
+
+
+def write_trained(
+    folder: Path,
+    name: str,
+    prepared: Prepared,
+    result: TrainingResult,
+    *,
+    language_model: LanguageModel,
+    states: StateReader,
+    whitening: Whitening,
+    settings: TrainingSettings,
+) -> Trial:
+    """All files of a trained expert but the gate's figures; the trial that the gate may ask."""
+    is_answer = settings.activation == "answer"
+    modules = write_adapter(
+        folder,
+        result.weights,
+        scaling=prepared.plan.scaling,
+        header_ids=language_model.header_ids if is_answer else None,
+        base_name=language_model.name,
+    )
+    train, held_out = prepared.split.train, prepared.split.held_out
+    domain = _place(name, train, states, whitening, seed=settings.seed)
+    write_domain(folder / DOMAIN_FILE, domain)
+    kept = _evenly(list({(each.file, each.line, each.fact): each for each in train}.values()))
+    rows = [TrainingRow(each.file, each.line, each.prompt[-1][1], each.answer) for each in kept]
+    write_rows(folder, rows, whitening.apply(states([as_messages(each.prompt) for each in kept])))
+    # Before the gate has spoken, an expert taught by examples counts as always better.
+    is_recall = prepared.split.name == "recall"
+    right = round(result.exact_after * len(held_out)) if is_recall else len(held_out)
+    manifest = Manifest(
+        base_id=language_model.base_id,
+        numerics=language_model.numerics.to_dict(),
+        activation=settings.activation,
+        header_ids=language_model.header_ids if is_answer else (),
+        modules=modules,
+        data=_data_record(prepared),
+        gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: len(held_out)},
+        training=_training_record(settings, result),
+        versions=_versions(),
+        seed=settings.seed,
+        label=f"{name}: {prepared.material.shape}",
+    )
+    return Trial.of(name, manifest, folder=folder, weights=result.weights, domain=domain)
+
+
+def write_imported(
+    folder: Path, name: str, adapter: ImportedAdapter, *, language_model: LanguageModel
+) -> Manifest:
+    """A foreign adapter in our own files; it has no domain, so it is used by name only."""
+    modules = write_adapter(
+        folder,
+        adapter.weights,
+        scaling=adapter.scaling,
+        header_ids=adapter.header_ids if adapter.activation == "answer" else None,
+        base_name=language_model.name,
+    )
+    return Manifest(
+        base_id=language_model.base_id,
+        numerics=language_model.numerics.to_dict(),
+        activation=adapter.activation,
+        header_ids=tuple(adapter.header_ids or ()),
+        modules=modules,
+        versions=_versions(),
+        label=f"{name}: imported",
+    )
+
+
+def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    """Turns as a prompt."""
+    return [{"role": role, "content": text} for role, text in turns]
+
+
+def _place(
+    name: str, train: Sequence[Example], states: StateReader, whitening: Whitening, *, seed: int
+) -> Domain:
+    """Where the training prompts lie.
+
+    Whole question forms are left out to size the domain, or whole sources where there are none.
+    """
+    chosen = _evenly(train, _DOMAIN_PROMPTS)
+    forms = [example.form for example in chosen]
+    groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
+    vectors = states([as_messages(example.prompt) for example in chosen])
+    return fit_domain(name, vectors, whitening, seed=seed, groups=groups)
+
+
+def _evenly(items: Sequence[Item], count: int = _KEPT_ROWS) -> list[Item]:
+    """At most `count` items, evenly spread over the sequence."""
+    if len(items) <= count:
+        return list(items)
+    return [items[index * len(items) // count] for index in range(count)]
+
+
+def _data_record(prepared: Prepared) -> dict[str, JsonValue]:
+    material, split = prepared.material, prepared.split
+    files = {row.file for row in material.rows} | {part.file for part in material.passages}
+    return {
+        "digest": material.digest,
+        "shape": material.shape,
+        "files": [*sorted(files)],
+        "rows": len(material.rows),
+        "passages": len(material.passages),
+        "dropped": len(material.dropped),
+        "split": split.name,
+        "split_digest": split.digest,
+        "train_examples": len(split.train),
+        "held_out_examples": len(split.held_out),
+    }
+
+
+def _training_record(settings: TrainingSettings, result: TrainingResult) -> dict[str, JsonValue]:
+    """What decides the weights; nothing that tells of the machine."""
+    return {
+        "settings": settings.model_dump(mode="json", exclude={"guard", "prompt_cache_bytes"}),
+        "steps": result.steps,
+        "best_step": result.best_step,
+        "tokens": result.tokens,
+        "skipped_steps": result.skipped_steps,
+        "loss_before": result.loss_before,
+        "loss_after": result.loss_after,
+    }
+
+
+def _versions() -> dict[str, str]:
+    names = ("adaptive_moe", "torch", "transformers")
+    return {name: importlib.metadata.version(name) for name in names}

@@ -1,0 +1,230 @@
+"""From material to a live expert: read, split, plan, train, gate, publish."""
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, final
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.engine.answering import Answerer
+from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
+from adaptive_moe.engine.expert_folder import write_imported, write_trained
+from adaptive_moe.engine.judging import Judge
+from adaptive_moe.engine.orders import (
+    Listener,
+    Prepared,
+    TrainingEstimate,
+    TrainingOrder,
+    TrainingOutcome,
+)
+from adaptive_moe.engine.shelf import HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
+from adaptive_moe.engine.states import StateReader
+from adaptive_moe.experts.adapter_files import import_adapter
+from adaptive_moe.experts.store import ExpertRecord, Store, check_name
+from adaptive_moe.models.linear_layers import LinearLayer, select
+from adaptive_moe.models.memory import peak_rss_bytes
+from adaptive_moe.training.batching import step_examples
+from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.events import TrainingProgress
+from adaptive_moe.training.gate import GateReport
+from adaptive_moe.training.importance import gradient_importance
+from adaptive_moe.training.material import read_material
+from adaptive_moe.training.ranks import RankPlan, plan_ranks
+from adaptive_moe.training.splits import split_examples
+from adaptive_moe.training.synthesis import Example, synthesise
+from adaptive_moe.training.trainer import train_lora
+
+_MEASURED_STEPS = 4  # of an estimate; the first warms up and the last one evaluates
+
+
+@final
+class Grower:
+    """Trains experts for one runtime; the answerer keeps serving meanwhile."""
+
+    def __init__(self, answerer: Answerer, store: Store, states: StateReader, judge: Judge) -> None:
+        self._answerer = answerer
+        self._store = store
+        self._states = states
+        self._judge = judge
+
+    def grow(
+        self,
+        order: TrainingOrder,
+        settings: TrainingSettings,
+        *,
+        listener: Listener | None = None,
+        cancelled: Callable[[], bool] | None = None,
+        evaluating: Callable[[], None] | None = None,
+    ) -> TrainingOutcome:
+        """Train, measure and publish; live only if the gate accepts.
+
+        An interrupted training leaves a checkpoint, and the same order goes on from it.
+        `evaluating` is called when the training is over and the gate begins.
+        """
+        started = time.perf_counter()
+        check_name(order.name)
+        prepared = self.prepare(order.data, settings, limit=order.limit)
+
+        def tell(progress: TrainingProgress) -> None:
+            if listener is not None:
+                listener(TrainingStep(order.name, progress))
+
+        result = train_lora(
+            self._answerer.language_model,
+            self._answerer.bank,
+            prepared.plan,
+            prepared.split.train,
+            held_out=prepared.split.held_out,
+            settings=settings,
+            seed=settings.seed,
+            listener=tell,
+            checkpoint=self._store.root / "training" / order.name,
+            cancelled=cancelled,
+        )
+        if evaluating is not None:
+            evaluating()
+        with self._store.stage() as folder:
+            trial = write_trained(
+                folder,
+                order.name,
+                prepared,
+                result,
+                language_model=self._answerer.language_model,
+                states=self._states,
+                whitening=self._answerer.shelf.whitening,
+                settings=settings,
+            )
+            report = self._judge.judge(trial, prepared, settings)
+            record = self._publish(order, trial, report)
+        if listener is not None:
+            listener(ExpertReady(record.name, record.version, record.status, record.reason))
+        return TrainingOutcome(
+            record=record,
+            report=report,
+            plan=prepared.plan,
+            result=result,
+            shape=prepared.material.shape,
+            examples=len(prepared.split.train),
+            held_out=len(prepared.split.held_out),
+            dropped=prepared.material.dropped,
+            seconds=time.perf_counter() - started,
+        )
+
+    def prepare(
+        self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
+    ) -> Prepared:
+        """Read the material, split it and share out the ranks; nothing is written."""
+        material = read_material(data, limit=limit)
+        synthesised = synthesise(material.passages, seed=settings.seed)
+        split = split_examples(material, synthesised, settings, settings.seed)
+        layers = self._layers(settings)
+        return Prepared(material, split, layers, self._plan(layers, settings, split.train))
+
+    def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
+        """The ranks that a training would use. `gradient` needs material to measure on."""
+        if data:
+            return self.prepare(data, settings, limit=None).plan
+        return self._plan(self._layers(settings), settings, ())
+
+    def estimate(
+        self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
+    ) -> TrainingEstimate:
+        """Prepare, train a few steps that are thrown away, and extrapolate."""
+        prepared = self.prepare(data, settings, limit=limit)
+        times: list[float] = []
+        measured = train_lora(
+            self._answerer.language_model,
+            self._answerer.bank,
+            prepared.plan,
+            prepared.split.train,
+            held_out=prepared.split.held_out,
+            settings=settings.model_copy(
+                update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
+            ),
+            seed=settings.seed,
+            listener=lambda _: times.append(time.perf_counter()),
+        )
+        per_step = (times[2] - times[0]) / 2
+        # Evaluated before the first step and after the last one.
+        evaluation = max(0.0, measured.seconds - _MEASURED_STEPS * per_step) / 2
+        evaluations = settings.max_steps // settings.evaluate_every + 1
+        split = prepared.split
+        return TrainingEstimate(
+            steps=settings.max_steps,
+            tokens=self._tokens(split.train, settings),
+            seconds=settings.max_steps * per_step + evaluations * evaluation,
+            peak_bytes=peak_rss_bytes(),
+            examples=len(split.train),
+            held_out=len(split.held_out),
+            shape=prepared.material.shape,
+            split=split.name,
+            parameters=prepared.plan.parameters,
+        )
+
+    def import_adapter(self, name: str, path: Path) -> ExpertRecord:
+        """A foreign PEFT adapter as a quarantined expert of this base.
+
+        Raises AdapterFormatError naming the reason when it is refused.
+        """
+        check_name(name)
+        language_model = self._answerer.language_model
+        adapter = import_adapter(path, language_model.layers)
+        with self._store.stage() as folder:
+            manifest = write_imported(folder, name, adapter, language_model=language_model)
+            return self._store.publish(
+                name, folder, manifest, status="quarantine", reason="imported, not yet verified"
+            )
+
+    def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
+        return select(self._answerer.language_model.layers, settings.targets)
+
+    def _plan(
+        self, layers: tuple[LinearLayer, ...], settings: TrainingSettings, train: Sequence[Example]
+    ) -> RankPlan:
+        importance = None
+        if settings.ranks == "gradient" and train:
+            importance = gradient_importance(
+                self._answerer.language_model,
+                layers,
+                train,
+                bank=self._answerer.bank,
+                activation=settings.activation,
+                seed=settings.seed,
+            )
+        return plan_ranks(
+            layers,
+            strategy=settings.ranks,
+            reference_rank=settings.rank,
+            importance=importance,
+            scaling=settings.scaling,
+            alpha=settings.alpha,
+            seed=settings.seed,
+        )
+
+    def _tokens(self, train: Sequence[Example], settings: TrainingSettings) -> int:
+        """Answer tokens of all steps, in the order the trainer draws them."""
+        encoded = encode_examples(self._answerer.language_model, train).examples
+        lengths = [len(example.answer_ids) for example in encoded]
+        return sum(
+            lengths[index]
+            for step in range(settings.max_steps)
+            for index in step_examples(
+                step, count=len(lengths), batch_size=settings.batch_size, seed=settings.seed
+            )
+        )
+
+    def _publish(self, order: TrainingOrder, trial: Trial, report: GateReport) -> ExpertRecord:
+        figures = report.held_out
+        right = round(figures.exact_after * figures.examples)
+        gate = to_json(report.to_dict())
+        assert isinstance(gate, dict)
+        gate[HELD_OUT_RIGHT] = right if figures.metric == "exact" else figures.improved
+        gate[HELD_OUT_TRIALS] = figures.examples
+        status: Literal["active", "quarantine", "rejected"] = "active"
+        if not report.accepted:
+            status = "quarantine" if order.force else "rejected"
+        manifest = trial.manifest.model_copy(update={"gate": gate})
+        reason = "; ".join(report.reasons)
+        return self._store.publish(
+            order.name, trial.expert.folder, manifest, status=status, reason=reason
+        )

@@ -1,0 +1,85 @@
+"""Puts an expert on trial before the gate, with routing as it would be if the expert were live."""
+
+from pathlib import Path
+from typing import final
+
+from transformers import GenerationConfig
+
+from adaptive_moe.config.settings import RouterSettings, TrainingSettings
+from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
+from adaptive_moe.engine.expert_folder import as_messages
+from adaptive_moe.engine.guard import GuardPool, guard_pool
+from adaptive_moe.engine.orders import Prepared
+from adaptive_moe.engine.shelf import Trial
+from adaptive_moe.router.router import ExpertArm
+from adaptive_moe.training.gate import GateReport, Prompts, run_gate
+
+_ANSWER_TOKENS = 32  # longest guard answer
+_BATCH = 32
+
+
+@final
+class Judge:
+    """The gate of one runtime; it asks the guard questions once and remembers them."""
+
+    def __init__(self, answerer: Answerer, router: RouterSettings, *, folder: Path) -> None:
+        self._answerer = answerer
+        self._router = router
+        self._folder = folder
+        self._pools: dict[tuple[Path | None, int], GuardPool] = {}
+
+    def judge(self, trial: Trial, prepared: Prepared, settings: TrainingSettings) -> GateReport:
+        """The verdict on a trained expert; see `training.gate`."""
+        answerer = self._answerer
+        guard = self._guard_pool(settings).choose(
+            trial.domain,
+            answerer.shelf.whitening,
+            count=settings.guard_prompts,
+            seed=settings.seed,
+        )
+        with answerer.shelf.on_trial(trial) as arm:
+            rivals = (each for each in answerer.shelf.arms() if each.name != trial.name)
+            arms = (*rivals, arm)
+            return run_gate(
+                answerer.language_model,
+                answerer.bank,
+                trial.weights,
+                prepared.split,
+                passages=prepared.material.passages,
+                guard=guard,
+                answer_automatic=lambda prompts: self._ask(prompts, "auto", arms),
+                answer_forced=lambda prompts: self._ask(prompts, [arm.name], arms),
+                settings=settings,
+                seed=settings.seed,
+            )
+
+    def _ask(self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...]) -> list[str]:
+        """Short greedy answers in batches."""
+        request = Request(
+            generation=GenerationConfig(max_new_tokens=_ANSWER_TOKENS),
+            experts=experts,
+            attribution=False,
+            arms=arms,
+        )
+        texts: list[str] = []
+        for start in range(0, len(prompts), _BATCH):
+            batch = [as_messages(prompt) for prompt in prompts[start : start + _BATCH]]
+            finished = {
+                row: event.answer.text
+                for row, event in self._answerer.answer(batch, request)
+                if isinstance(event, Answered)
+            }
+            texts += [finished[row] for row in range(len(batch))]
+        return texts
+
+    def _guard_pool(self, settings: TrainingSettings) -> GuardPool:
+        key = (settings.guard, settings.guard_prompts)
+        if key not in self._pools:
+            self._pools[key] = guard_pool(
+                self._answerer.language_model,
+                self._answerer.bank,
+                router=self._router,
+                training=settings,
+                folder=self._folder,
+            )
+        return self._pools[key]

@@ -1,0 +1,102 @@
+"""What a training is asked for, what it would take, and what came of it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
+from adaptive_moe.experts.store import ExpertRecord
+from adaptive_moe.models.linear_layers import LinearLayer
+from adaptive_moe.training.gate import GateReport
+from adaptive_moe.training.material import Material
+from adaptive_moe.training.ranks import RankPlan
+from adaptive_moe.training.splits import Split
+from adaptive_moe.training.trainer import TrainingResult
+
+Listener = Callable[[TrainingStep | ExpertReady], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOrder:
+    """A name and material. `force` keeps a rejected expert as quarantined."""
+
+    name: str
+    data: tuple[Path, ...]
+    limit: int | None = None
+    force: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """Material ready to train on."""
+
+    material: Material
+    split: Split
+    layers: tuple[LinearLayer, ...]
+    plan: RankPlan
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOutcome:
+    """A finished training: what was published under which status, and every figure behind it."""
+
+    record: ExpertRecord
+    report: GateReport
+    plan: RankPlan
+    result: TrainingResult
+    shape: str
+    examples: int
+    held_out: int
+    dropped: tuple[tuple[str, int, str], ...]
+    seconds: float
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the gate let the expert in."""
+        return self.record.status == "active"
+
+    def to_dict(self) -> dict[str, object]:
+        """The outcome as JSON values."""
+        result, record = self.result, self.record
+        return {
+            "name": record.name,
+            "version": record.version,
+            "expert_id": record.expert_id,
+            "status": record.status,
+            "reason": record.reason,
+            "shape": self.shape,
+            "examples": self.examples,
+            "held_out_examples": self.held_out,
+            "dropped": [list(each) for each in self.dropped],
+            "plan": to_json(self.plan),
+            "training": {
+                "steps": result.steps,
+                "tokens": result.tokens,
+                "seconds": result.seconds,
+                "loss_before": result.loss_before,
+                "loss_after": result.loss_after,
+                "exact_before": result.exact_before,
+                "exact_after": result.exact_after,
+            },
+            "gate": to_json(self.report.to_dict()),
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingEstimate:
+    """What a training would take if it ran to its last step.
+
+    `steps` and `tokens` (answer tokens) are exact; `seconds` and `peak_bytes` are extrapolated
+    from a few real steps.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    peak_bytes: int
+    examples: int
+    held_out: int
+    shape: str
+    split: str
+    parameters: int

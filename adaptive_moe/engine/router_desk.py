@@ -1,0 +1,137 @@
+"""The router as a user sees it: start with one, fit it, measure it, choose its threshold."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import final
+
+from adaptive_moe.config.settings import RouterSettings
+from adaptive_moe.engine.answering import Answerer
+from adaptive_moe.engine.grading import (
+    BaseGrader,
+    GradedQuestion,
+    Grader,
+    read_questions,
+    write_questions,
+)
+from adaptive_moe.engine.references import references
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.pocket import model_path
+from adaptive_moe.router.evaluation import RouterReport, evaluate_router
+from adaptive_moe.router.router import Router
+from adaptive_moe.router.thresholds import Threshold
+
+GUARD_FILE = "guard.jsonl"
+ROUTER_FOLDER = "router"
+
+_GUARD_QUESTIONS = 800  # enough to find near ones for any new domain
+
+
+@final
+class RouterDesk:
+    """Training and measuring of one runtime's router; the new router serves at once."""
+
+    def __init__(self, answerer: Answerer, settings: RouterSettings) -> None:
+        self._answerer = answerer
+        self._settings = settings
+        self._grader = BaseGrader(answerer.language_model, answerer.bank)
+
+    @property
+    def current(self) -> Router:
+        """The router in service."""
+        return self._answerer.router
+
+    def fit(
+        self,
+        data: Sequence[Path | str],
+        *,
+        output: Path | str | None = None,
+        grader: str | Grader = "normalised",
+        seed: int = 0,
+    ) -> Router:
+        """Grade the base on questions with known answers and learn when it is right.
+
+        `output` keeps the router, and the questions the base got right as the guard set of later
+        trainings. Raises DataError for unusable files and RouterError for too few or one-sided
+        labels.
+        """
+        questions = read_questions([Path(path) for path in data])
+        rows = self._grader.rows(questions, grader=grader)
+        language_model = self._answerer.language_model
+        keep = self.current.whitening if len(self._answerer.shelf) else None
+        router = Router.fit(
+            rows,
+            base_id=language_model.base_id,
+            numerics=language_model.numerics,
+            settings=self._settings,
+            whitening=keep,
+            seed=seed,
+        )
+        if output is not None:
+            router.save(Path(output))
+            right = [each for each, row in zip(questions, rows, strict=True) if row.correct]
+            write_questions(Path(output) / GUARD_FILE, _spread(right))
+        self._answerer.use(router)
+        return router
+
+    def evaluate(
+        self, data: Sequence[Path | str], *, grader: str | Grader = "normalised", seed: int = 0
+    ) -> RouterReport:
+        """How well the router tells right from wrong on questions with known answers."""
+        questions = read_questions([Path(path) for path in data])
+        return evaluate_router(self.current, self._grader.rows(questions, grader=grader), seed=seed)
+
+    def threshold(
+        self, *, target_risk: float | None = None, coverage: float | None = None
+    ) -> Threshold:
+        """The threshold for a risk among trusted answers, or for a share of them; in force if none.
+
+        Raises RouterError for both, and for an untrained router.
+        """
+        return self.current.threshold(target_risk=target_risk, coverage=coverage)
+
+
+def starting_router(
+    language_model: LanguageModel, bank: LoraBank, settings: RouterSettings, *, folder: Path
+) -> Router:
+    """The configured router, else the one that came with the pocket model, else an untrained one.
+
+    The untrained one measures itself against the base's own samples, kept in `folder`.
+    """
+    found = router_folder(language_model, settings)
+    if found is not None:
+        return Router.load(
+            found,
+            base_id=language_model.base_id,
+            numerics=language_model.numerics,
+            settings=settings,
+        )
+    made = references(language_model, bank, folder=folder)
+    scores = {
+        "first_token_entropy": made.first_token_entropy,
+        "mean_entropy": made.mean_entropy,
+    }
+    return Router.untrained(
+        scores,
+        background=made.states,
+        base_id=language_model.base_id,
+        numerics=language_model.numerics,
+        settings=settings,
+    )
+
+
+def router_folder(language_model: LanguageModel, settings: RouterSettings) -> Path | None:
+    """Where the router of this base lies, if there is one."""
+    if settings.folder is not None:
+        return settings.folder
+    shipped = model_path() / ROUTER_FOLDER
+    is_pocket = language_model.name == "pocket"
+    return shipped if is_pocket and shipped.is_dir() else None
+
+
+def _spread(questions: Sequence[GradedQuestion]) -> list[GradedQuestion]:
+    """At most one question a source, evenly over the file, so that all domains are there."""
+    distinct = list({each.source: each for each in questions}.values())
+    step = max(1.0, len(distinct) / _GUARD_QUESTIONS)
+    count = min(len(distinct), _GUARD_QUESTIONS)
+    return [distinct[int(index * step)] for index in range(count)]

@@ -1,0 +1,358 @@
+"""`AdaptiveMoE`: one frozen base with its experts, router and gaps, to ask and to teach."""
+
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self, final, overload
+
+import platformdirs
+from transformers import GenerationConfig
+
+from adaptive_moe.config.settings import Settings, TrainingSettings
+from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
+from adaptive_moe.engine.events import Answer, Event, Finished, GapFound, GapReference
+from adaptive_moe.engine.gap_desk import GapDesk
+from adaptive_moe.engine.growing import Grower
+from adaptive_moe.engine.judging import Judge
+from adaptive_moe.engine.noticing import GapWatch
+from adaptive_moe.engine.orders import (
+    Listener,
+    TrainingEstimate,
+    TrainingOrder,
+    TrainingOutcome,
+)
+from adaptive_moe.engine.router_desk import RouterDesk, starting_router
+from adaptive_moe.engine.shelf import Expert, ExpertShelf
+from adaptive_moe.engine.states import state_reader
+from adaptive_moe.errors import ConfigurationError
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
+from adaptive_moe.experts.store import ExpertRecord, Store, default_store_path
+from adaptive_moe.gaps.detector import GapDetector
+from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.models.language_model import LanguageModel, Prompt
+from adaptive_moe.models.loading import load_language_model
+from adaptive_moe.models.memory import device_memory, peak_rss_bytes, resident_bytes
+from adaptive_moe.training.ranks import RankPlan
+
+LEDGER_FILE = "gaps.sqlite"
+
+
+@final
+class AdaptiveMoE:
+    """The whole runtime over one base. Close it, or use it with `with`.
+
+    Calls from several threads wait for each other at the model.
+    """
+
+    def __init__(self, language_model: LanguageModel, store: Store, settings: Settings) -> None:
+        self.language_model = language_model
+        self.store = store
+        self.settings = settings
+        self.session = secrets.token_hex(8)
+        self._bank = LoraBank(
+            language_model.model,
+            language_model.layers,
+            capacity_bytes=settings.cache.device_bytes,
+            dtype=language_model.dtype,
+        )
+        states = state_reader(language_model, self._bank)
+        cache_folder = Path(platformdirs.user_cache_dir("adaptive_moe"))
+        router = starting_router(language_model, self._bank, settings.router, folder=cache_folder)
+        self._shelf = ExpertShelf(
+            store, base_id=language_model.base_id, whitening=router.whitening, states=states
+        )
+        self._cache = ExpertCache(
+            self._bank,
+            self._shelf.weights,
+            device_experts=settings.cache.device_experts,
+            host_bytes=settings.cache.host_bytes,
+        )
+        self._answerer = Answerer(
+            language_model,
+            self._bank,
+            self._cache,
+            self._shelf,
+            router,
+            mixing=settings.router.mixing,
+        )
+        self._ledger = GapLedger(settings.gaps.ledger or store.root / LEDGER_FILE)
+        detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
+        self._watch = GapWatch(language_model, self._bank, detector, settings.gaps)
+        judge = Judge(self._answerer, settings.router, folder=cache_folder)
+        self._grower = Grower(self._answerer, store, states, judge)
+        self.gaps = GapDesk(
+            detector, self._grower, settings.gaps, settings.training, experts=self._shelf
+        )
+        self.router = RouterDesk(self._answerer, settings.router)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base: str = "pocket",
+        *,
+        store: Path | str | None = None,
+        settings: Settings | None = None,
+        dtype: str | None = None,
+        quantization: str | None = None,
+        device: str | None = None,
+    ) -> Self:
+        """A runtime on "pocket", a local folder or a hub id; the other words override `settings`.
+
+        Raises ModelError when the base cannot be loaded and StoreError for an unusable store.
+        """
+        settings = settings or Settings()
+        asked = {"dtype": dtype, "quantization": quantization, "device": device}
+        chosen = {"id": base} | {key: value for key, value in asked.items() if value is not None}
+        base_settings = type(settings.base).model_validate(settings.base.model_dump() | chosen)
+        update: dict[str, object] = {"base": base_settings}
+        if store is not None:
+            update["store"] = Path(store)
+        return cls.from_settings(settings.model_copy(update=update))
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Self:
+        """A runtime as the settings describe it."""
+        base = settings.base
+        language_model = load_language_model(
+            base.id,
+            dtype=base.dtype,
+            quantization=base.quantization,
+            device=base.device,
+            revision=base.revision,
+            local_files_only=base.local_files_only,
+        )
+        store = Store(settings.store or default_store_path())
+        try:
+            return cls(language_model, store, settings)
+        except BaseException:
+            store.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop a background training, and release the bank, the ledger and the store."""
+        self.gaps.close()
+        self._bank.close()
+        self._ledger.close()
+        self.store.close()
+
+    @overload
+    def generate(
+        self,
+        prompt: str,
+        *,
+        experts: Forced = "auto",
+        attribution: bool = True,
+        seed: int | None = None,
+        **generation: object,
+    ) -> Answer: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: Sequence[Prompt] | Sequence[Mapping[str, str]],
+        *,
+        experts: Forced = "auto",
+        attribution: bool = True,
+        seed: int | None = None,
+        **generation: object,
+    ) -> "Answer | list[Answer]": ...
+
+    def generate(
+        self,
+        prompt: str | Sequence[Prompt] | Sequence[Mapping[str, str]],
+        *,
+        experts: Forced = "auto",
+        attribution: bool = True,
+        seed: int | None = None,
+        **generation: object,
+    ) -> Answer | list[Answer]:
+        """Answer one prompt (text or messages), or a list of prompts as one batch.
+
+        `experts` is "auto", None for the base alone, or expert names. `generation` takes the
+        fields of transformers' GenerationConfig. Rows of a batch are routed independently.
+        Raises PromptError, ConfigurationError or ExpertError before anything is decoded.
+        """
+        prompts, is_single = _as_batch(prompt)
+        request = Request(
+            generation=self._generation_config(generation),
+            experts=_checked_route(experts),
+            attribution=attribution,
+            seed=self.settings.generation.seed if seed is None else seed,
+        )
+        answers: dict[int, Answer] = {}
+        for row, event in self._answerer.answer(prompts, request):
+            if isinstance(event, Answered):
+                answers[row] = self._watched(event, prompts[row])[0]
+        return answers[0] if is_single else [answers[row] for row in range(len(prompts))]
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        experts: Forced = "auto",
+        attribution: bool = True,
+        seed: int | None = None,
+        stop: Callable[[], bool] | None = None,
+        **generation: object,
+    ) -> Iterator[Event]:
+        """The events of one answer as they happen; the last is `Finished`.
+
+        When `stop` begins to return true, decoding ends and the partial answer is finished.
+        """
+        request = Request(
+            generation=self._generation_config(generation),
+            experts=_checked_route(experts),
+            attribution=attribution,
+            seed=self.settings.generation.seed if seed is None else seed,
+            stop=stop,
+        )
+        for _, event in self._answerer.answer([prompt], request):
+            if isinstance(event, Answered):
+                answer, found = self._watched(event, prompt)
+                if found is not None:
+                    yield found
+                yield Finished(answer)
+            else:
+                yield event
+
+    def train_expert(
+        self,
+        name: str,
+        data: Sequence[Path | str],
+        *,
+        ranks: str | None = None,
+        rank: int | None = None,
+        limit: int | None = None,
+        force: bool = False,
+        listener: Listener | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> TrainingOutcome:
+        """Train an expert on files or folders and put it before the gate.
+
+        It goes live if the gate accepts it; otherwise it is kept as rejected with the figures
+        (with `force` as quarantined). Raises DataError for unusable material and TrainingError
+        when the training does not end well; the version in service stays as it was.
+        """
+        order = TrainingOrder(name, tuple(Path(path) for path in data), limit, force)
+        settings = _training_settings(self.settings, ranks, rank)
+        return self._grower.grow(order, settings, listener=listener, cancelled=cancelled)
+
+    def plan_expert(
+        self,
+        data: Sequence[Path | str] | None = None,
+        *,
+        ranks: str | None = None,
+        rank: int | None = None,
+    ) -> RankPlan:
+        """The rank of every module that a training would use; `gradient` needs `data`."""
+        paths = tuple(Path(path) for path in data or ())
+        return self._grower.plan(paths, _training_settings(self.settings, ranks, rank))
+
+    def estimate_expert(
+        self,
+        data: Sequence[Path | str],
+        *,
+        ranks: str | None = None,
+        rank: int | None = None,
+        limit: int | None = None,
+    ) -> TrainingEstimate:
+        """Steps and tokens of a training, and seconds and bytes from a few measured steps."""
+        settings = _training_settings(self.settings, ranks, rank)
+        return self._grower.estimate(tuple(Path(path) for path in data), settings, limit=limit)
+
+    @property
+    def experts(self) -> Mapping[str, Expert]:
+        """The active experts by name."""
+        return self._shelf
+
+    def import_expert(self, name: str, path: Path | str) -> ExpertRecord:
+        """Take in a PEFT adapter folder; it stays in quarantine until `store.activate`."""
+        return self._grower.import_adapter(name, Path(path))
+
+    def cache_statistics(self) -> CacheStatistics:
+        """Hits, misses, evictions and bytes of the expert cache."""
+        return self._cache.statistics()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes: of the base, of the bank (allocated and used), of this process at its peak."""
+        device = device_memory(self.language_model.device)
+        figures = {
+            "base_bytes": resident_bytes(self.language_model.model),
+            "bank_allocated_bytes": self._bank.allocated_bytes,
+            "bank_used_bytes": self._bank.used_bytes,
+            "peak_rss_bytes": peak_rss_bytes(),
+        }
+        return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
+
+    def _generation_config(self, overrides: Mapping[str, object]) -> GenerationConfig:
+        defaults = self.settings.generation
+        values: dict[str, object] = {
+            "max_new_tokens": defaults.max_new_tokens,
+            "do_sample": defaults.do_sample,
+        }
+        if defaults.do_sample or overrides.get("do_sample"):
+            values |= {"temperature": defaults.temperature, "top_p": defaults.top_p}
+        known = GenerationConfig().to_dict()
+        unknown = sorted(set(overrides) - set(known))
+        if unknown:
+            raise ConfigurationError(
+                f"{unknown[0]!r} is not a setting of transformers' GenerationConfig"
+            )
+        return GenerationConfig(**(values | dict(overrides)))
+
+    def _watched(self, answered: Answered, prompt: Prompt) -> tuple[Answer, GapFound | None]:
+        """The answer with the gap that it is evidence for, and the event if the gap changed."""
+        answer = answered.answer
+        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
+        vector = self._shelf.whitening.apply(answered.states)
+        observation_id, gap, changed = self._watch.watch(
+            answer, prompt=text, vector=vector, session=self.session
+        )
+        self.gaps.remember(answer, observation_id)
+        if gap is None:
+            return answer, None
+        answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
+        self.gaps.remember(answer, observation_id)
+        if not changed:
+            return answer, None
+        self.gaps.react(gap)
+        return answer, GapFound(gap)
+
+
+def _as_batch(
+    prompt: str | Sequence[Prompt] | Sequence[Mapping[str, str]],
+) -> tuple[list[Prompt], bool]:
+    """A batch, and whether it was one prompt: a text, or messages."""
+    if isinstance(prompt, str):
+        return [prompt], True
+    if prompt and all(isinstance(each, Mapping) for each in prompt):
+        return [[each for each in prompt if isinstance(each, Mapping)]], True
+    return [each for each in prompt if not isinstance(each, Mapping)], False
+
+
+def _checked_route(experts: Forced) -> Forced:
+    if isinstance(experts, str) and experts != "auto":
+        raise ConfigurationError(
+            f'experts={experts!r}: give "auto", None for the base, or a list of names'
+        )
+    return experts
+
+
+def _training_settings(settings: Settings, ranks: object, rank: object) -> TrainingSettings:
+    asked = {"ranks": ranks, "rank": rank}
+    update = {key: value for key, value in asked.items() if value is not None}
+    return type(settings.training).model_validate(settings.training.model_dump() | update)

@@ -1,0 +1,261 @@
+"""The experts of a store as the router and the user see them: by name, with domain and success."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, final
+
+import numpy as np
+from jaxtyping import Float
+
+from adaptive_moe.engine.states import StateReader
+from adaptive_moe.errors import BaseMismatchError, RouterError, UnknownExpertError
+from adaptive_moe.experts.adapter_files import read_adapter
+from adaptive_moe.experts.manifest import Manifest
+from adaptive_moe.experts.store import ExpertRecord, Store
+from adaptive_moe.experts.weights import LoraWeights
+from adaptive_moe.integration.sources import ROWS_FILE, SourceRow, nearest, read_rows
+from adaptive_moe.router.domains import Domain, fit_domain, read_domain
+from adaptive_moe.router.router import ExpertArm
+from adaptive_moe.router.whitening import Whitening
+
+DOMAIN_FILE = "domain.safetensors"
+HELD_OUT_RIGHT = "held_out_right"
+HELD_OUT_TRIALS = "held_out_trials"
+
+Activation = Literal["answer", "prompt"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One active expert. `gate` holds the figures with which it was admitted."""
+
+    name: str
+    version: int
+    expert_id: str
+    status: str
+    label: str
+    activation: Activation
+    parameters: int
+    bytes: int
+    ranks: Mapping[str, int]
+    gate: Mapping[str, object]
+    folder: Path
+
+    @classmethod
+    def of(cls, record: ExpertRecord) -> "Expert":
+        """The expert that a store's record describes."""
+        return _expert(
+            record.name,
+            record.manifest,
+            version=record.version,
+            expert_id=record.expert_id,
+            status=record.status,
+            folder=record.folder,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A trained expert before the gate: it can be asked, but nobody else is routed to it.
+
+    `name` is what it will be called; `expert` goes by another one until then.
+    """
+
+    name: str
+    expert: Expert
+    manifest: Manifest
+    weights: LoraWeights
+    domain: Domain
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        manifest: Manifest,
+        *,
+        folder: Path,
+        weights: LoraWeights,
+        domain: Domain,
+    ) -> "Trial":
+        """The trial of what was staged in `folder`."""
+        expert = _expert(
+            f"{name} on trial",
+            manifest,
+            version=0,
+            expert_id=f"trial-{folder.name}",
+            status="trial",
+            folder=folder,
+        )
+        return cls(name, expert, manifest, weights, domain)
+
+
+@final
+class ExpertShelf(Mapping[str, Expert]):
+    """The active experts that fit this base, read again whenever the store's index changes."""
+
+    def __init__(
+        self, store: Store, *, base_id: str, whitening: Whitening, states: StateReader
+    ) -> None:
+        self._store = store
+        self._base_id = base_id
+        self._states = states
+        self._stamp: object = None
+        self._experts: dict[str, Expert] = {}
+        self._trials: dict[str, Trial] = {}
+        self._domains: dict[str, Domain | None] = {}
+        self.whitening = whitening
+
+    def __getitem__(self, name: str) -> Expert:
+        self._refresh()
+        if name in self._experts:
+            return self._experts[name]
+        record = self._store.get(name)
+        raise BaseMismatchError(
+            f"expert {name!r} was trained on base {record.manifest.base_id[:19]}, this model is "
+            f"{self._base_id[:19]}; retrain it or load the other base"
+        )
+
+    def __iter__(self) -> Iterator[str]:
+        self._refresh()
+        return iter(tuple(self._experts))
+
+    def __len__(self) -> int:
+        self._refresh()
+        return len(self._experts)
+
+    @contextmanager
+    def on_trial(self, trial: Trial) -> Iterator[ExpertArm]:
+        """Let the gate ask a trained expert under its name; the arm is for the gate's own use."""
+        self._trials[trial.expert.name] = trial
+        self._domains[trial.expert.expert_id] = trial.domain
+        try:
+            yield _arm(trial.expert, trial.domain)
+        finally:
+            del self._trials[trial.expert.name]
+            del self._domains[trial.expert.expert_id]
+
+    def find(self, name: str) -> Expert:
+        """An active expert or one on trial."""
+        return self._trials[name].expert if name in self._trials else self[name]
+
+    def require(self, names: Sequence[str]) -> tuple[Expert, ...]:
+        """The named experts. Raises UnknownExpertError listing what there is."""
+        try:
+            return tuple(self.find(name) for name in names)
+        except UnknownExpertError as error:
+            there = ", ".join(sorted(self)) or "none yet"
+            raise UnknownExpertError(f"{error}; active experts: {there}") from error
+
+    def weights(self, expert_id: str) -> LoraWeights:
+        """An expert's weights, checked while they are read. Raises CorruptExpertError."""
+        for trial in self._trials.values():
+            if trial.expert.expert_id == expert_id:
+                return trial.weights
+        record = self._store.by_id(expert_id)
+        return read_adapter(record.folder, record.manifest)
+
+    def activation(self, expert_id: str) -> Activation:
+        """Where an expert begins to act: "answer" or "prompt"."""
+        for trial in self._trials.values():
+            if trial.expert.expert_id == expert_id:
+                return trial.expert.activation
+        return self._store.by_id(expert_id).manifest.activation
+
+    def arms(self) -> tuple[ExpertArm, ...]:
+        """The experts that automatic routing may choose, with their domains and success."""
+        self._refresh()
+        return self._arms(self._experts.values())
+
+    def arms_of(self, names: Sequence[str]) -> tuple[ExpertArm, ...]:
+        """The arms of experts that just answered; those without a domain are left out."""
+        return self._arms([self.find(name) for name in names])
+
+    def sources(
+        self, expert: Expert, state: Float[np.ndarray, " state"], *, count: int = 3
+    ) -> tuple[SourceRow, ...]:
+        """The training rows nearest to a prompt; none for experts that keep no rows."""
+        if not (expert.folder / ROWS_FILE).exists():
+            return ()
+        return nearest(expert.folder, self.whitening.apply(state), count)
+
+    def quarantine(self, expert_id: str, reason: str) -> None:
+        """Take an expert out of service; the store remembers why."""
+        logger.warning("expert %s is quarantined: %s", expert_id[:12], reason)
+        self._store.quarantine(expert_id, reason)
+        self._stamp = None
+
+    def _refresh(self) -> None:
+        stamp = self._store.change_stamp()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        self._experts = {
+            record.name: Expert.of(record)
+            for record in self._store.active()
+            if record.manifest.base_id == self._base_id
+        }
+
+    def _arms(self, experts: Iterable[Expert]) -> tuple[ExpertArm, ...]:
+        found = ((expert, self._domain(expert)) for expert in experts)
+        return tuple(_arm(expert, domain) for expert, domain in found if domain is not None)
+
+    def _domain(self, expert: Expert) -> Domain | None:
+        """The expert's domain; placed anew when the router's state space is another one."""
+        domain = self._domains.get(expert.expert_id)
+        if domain is None or domain.whitening_digest != self.whitening.digest:
+            domain = self._domains[expert.expert_id] = self._read_domain(expert)
+        return domain
+
+    def _read_domain(self, expert: Expert) -> Domain | None:
+        file = expert.folder / DOMAIN_FILE
+        if not file.exists():
+            return None
+        try:
+            domain = read_domain(file)
+        except RouterError as error:
+            self.quarantine(expert.expert_id, str(error))
+            return None
+        if domain.whitening_digest == self.whitening.digest:
+            return domain
+        logger.info("placing expert %s in the router's new state space", expert.name)
+        questions = [row.question for row in read_rows(expert.folder)]
+        return fit_domain(domain.label, self._states(questions), self.whitening, seed=0)
+
+
+def _expert(
+    name: str, manifest: Manifest, *, version: int, expert_id: str, status: str, folder: Path
+) -> Expert:
+    modules = manifest.modules
+    return Expert(
+        name=name,
+        version=version,
+        expert_id=expert_id,
+        status=status,
+        label=manifest.label,
+        activation=manifest.activation,
+        parameters=sum(
+            module.rank * (module.in_features + module.out_features) for module in modules.values()
+        ),
+        bytes=sum(file.bytes for file in manifest.files.values()),
+        ranks={name: module.rank for name, module in modules.items()},
+        gate=manifest.gate,
+        folder=folder,
+    )
+
+
+def _arm(expert: Expert, domain: Domain) -> ExpertArm:
+    """One expert as the router weighs it, with its record on held-out questions."""
+    right, trials = expert.gate.get(HELD_OUT_RIGHT), expert.gate.get(HELD_OUT_TRIALS)
+    return ExpertArm(
+        name=expert.name,
+        version=expert.version,
+        expert_id=expert.expert_id,
+        domain=domain,
+        successes=right if isinstance(right, int) else 0,
+        trials=trials if isinstance(trials, int) else 0,
+    )
