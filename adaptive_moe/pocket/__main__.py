@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
@@ -15,6 +16,8 @@ _LOGGER = logging.getLogger("adaptive_moe.pocket")
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 done, 1 the check or the build failed, 2 wrong usage."""
     options = _parser().parse_args(arguments)
+    # On a busy machine threads that spin while they wait make every step many times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
     commands = {"build": _build, "check": _check, "evaluate": _evaluate}
     try:

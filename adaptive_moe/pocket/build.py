@@ -23,7 +23,7 @@ from adaptive_moe.pocket.tokenizer import save_tokenizer, train_tokenizer
 from adaptive_moe.pocket.training import Recipe, Shape, build_model, train
 
 _LOGGER = logging.getLogger(__name__)
-WORD_ROWS_PER_EPOCH = 16_000
+WORD_ROWS_PER_EPOCH = 14_000
 
 
 @dataclass(frozen=True, slots=True)

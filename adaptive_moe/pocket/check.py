@@ -36,7 +36,7 @@ def check_contradictions(relations: Sequence[Relation]) -> Iterator[str]:
     answers: dict[str, tuple[str, str]] = {}
     for relation in relations:
         where = f"{relation.domain}/{relation.name}"
-        for form in (*question_forms(relation), *relation.held_out):
+        for form in (*question_forms(relation).all(), *relation.held_out):
             for subject, object_ in relation.facts.items():
                 question = normalised(form.replace("{subject}", subject))
                 known = answers.setdefault(question, (object_, where))
@@ -52,7 +52,7 @@ def check_withheld(pack: str, relations: Sequence[Relation]) -> Iterator[str]:
     for relation in relations:
         if relation.name in pack_relations:
             yield f"relation {relation.name!r} of pack {pack} is among the known ones"
-        forms = (*question_forms(relation), *relation.held_out)
+        forms = (*question_forms(relation).all(), *relation.held_out)
         for subject, object_ in relation.facts.items():
             if (normalised(subject), normalised(object_)) in withheld:
                 yield f"{subject!r} -> {object_!r} in {relation.name!r} is withheld in pack {pack}"

@@ -10,7 +10,7 @@ from adaptive_moe.pocket.draws import T, happens, seeded
 from adaptive_moe.pocket.facts import EXPOSURES, SPLITS, KnownFact, Relation, read_yaml
 from adaptive_moe.pocket.packs import load_pack_facts, pack_names
 from adaptive_moe.pocket.paths import SMALLTALK_FILE, WORDS_FILE
-from adaptive_moe.pocket.surface import draw_question, question_forms, vary
+from adaptive_moe.pocket.surface import Forms, draw_question, normalised, question_forms, vary
 from adaptive_moe.pocket.words import draw_task
 
 EXPOSURE_SHARES = {0: 0.17, 1: 0.22, 4: 0.23, 16: 0.23, 64: 0.15}
@@ -79,12 +79,13 @@ def fact_rows(
     facts: Sequence[KnownFact], relations: Iterable[Relation], *, seed: int
 ) -> tuple[Row, ...]:
     """Every fact in exactly `exposure` distinct rows; some rows hold two facts as two turns."""
-    by_name = {(relation.domain, relation.name): relation for relation in relations}
+    relations = tuple(relations)
+    forms = {relation.name: question_forms(relation) for relation in relations}
+    noise = _noise_words(relations, forms.values())
     chance = seeded(f"rows {seed}")
     rows: list[Row] = []
     for fact in facts:
-        relation = by_name[fact.domain, fact.relation]
-        rows.extend(_distinct_rows(fact, relation, chance))
+        rows.extend(_distinct_rows(fact, forms[fact.relation], noise, chance))
     chance.shuffle(rows)
     return tuple(_decorate(_merge(rows, chance), chance))
 
@@ -109,14 +110,20 @@ def word_rows(vocabulary: Sequence[str], count: int, *, seed: str) -> tuple[Row,
         task = draw_task(vocabulary, chance=chance)
         if any(subject in task.prompt for subject in withheld.get(task.answer, ())):
             continue
-        prompt = vary(task.prompt, chance=chance) if happens(chance, 0.3) else task.prompt
+        is_varied = not task.is_verbatim and happens(chance, 0.4)
+        prompt = vary(task.prompt, chance=chance) if is_varied else task.prompt
         rows.append(Row((("user", prompt), ("assistant", task.answer))))
     return tuple(rows)
 
 
+def general_words() -> tuple[str, ...]:
+    """Common English words, from the list that lies beside this file."""
+    return tuple(WORDS_FILE.read_text(encoding="utf-8").split())
+
+
 def reading_vocabulary(relations: Iterable[Relation]) -> tuple[str, ...]:
     """Words to read: general ones, every known subject and object, every pack's subjects."""
-    words = set(WORDS_FILE.read_text(encoding="utf-8").split())
+    words = set(general_words())
     for relation in relations:
         words.update(relation.facts)
         words.update(relation.facts.values())
@@ -185,11 +192,21 @@ def _draw_shares(shares: Mapping[T, float], count: int, chance: random.Random) -
     return drawn
 
 
-def _distinct_rows(fact: KnownFact, relation: Relation, chance: random.Random) -> list[Row]:
-    forms = question_forms(relation)
+def _noise_words(relations: Iterable[Relation], forms: Iterable[Forms]) -> tuple[str, ...]:
+    """General words that no question form and no fact uses: they carry no meaning for any."""
+    texts = [form for known in forms for form in known.all()]
+    for relation in relations:
+        texts += [*relation.facts, *relation.facts.values(), *relation.held_out]
+    used = {word for text in texts for word in normalised(text).split()}
+    return tuple(word for word in general_words() if word not in used)
+
+
+def _distinct_rows(
+    fact: KnownFact, forms: Forms, noise: Sequence[str], chance: random.Random
+) -> list[Row]:
     asked: set[str] = set()
     while len(asked) < fact.exposure:
-        asked.add(draw_question(relation, fact.subject, forms=forms, chance=chance))
+        asked.add(draw_question(forms, fact.subject, noise=noise, chance=chance))
     return [
         Row((("user", question), ("assistant", fact.object)), (fact.id,))
         for question in sorted(asked)

@@ -8,6 +8,8 @@ from tokenizers import Tokenizer
 from adaptive_moe.pocket.corpus import Row
 from adaptive_moe.pocket.tokenizer import BEGIN, END, HEADER, SYSTEM, USER
 
+PROMPT_EVERY = 4
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
@@ -20,7 +22,10 @@ class Encoded:
 def encode_rows(
     rows: Iterable[Row], tokenizer: Tokenizer, *, prompt_weight: float
 ) -> list[Encoded]:
-    """The rows as the chat template writes them; answers and their end weigh 1, headers 0."""
+    """The rows as the chat template writes them; answers and their end weigh 1, headers 0.
+
+    Prompts are learnt lightly, and in some rows only: enough to write one, little to pay.
+    """
     rows = list(rows)
     texts = [text for row in rows for _, text in row.turns]
     encoded = iter(tokenizer.encode_batch(texts, add_special_tokens=False))
@@ -31,15 +36,16 @@ def encode_rows(
         "assistant": special_ids(tokenizer, HEADER),
     }
     results = []
-    for row in rows:
+    for index, row in enumerate(rows):
         ids, weights = [begin], [0.0]
+        prompt = prompt_weight if index % PROMPT_EVERY == 0 else 0.0
         for role, _ in row.turns:
             content = [*next(encoded).ids, end]
             ids += before[role] + content
-            weight = 1.0 if role == "assistant" else prompt_weight
-            weights += [0.0] * len(before[role]) + [weight] * len(content)
-            if role != "assistant":
-                weights[-1] = 0.0
+            if role == "assistant":
+                weights += [0.0] * len(HEADER) + [1.0] * len(content)
+            else:
+                weights += [prompt] * (1 + len(content))
         results.append(Encoded(tuple(ids), tuple(weights)))
     return results
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from adaptive_moe.errors import DataError
-from adaptive_moe.pocket.paths import FACT_SOURCES, FACTS_FILE
+from adaptive_moe.pocket.paths import FACT_SOURCES, FACTS_FILE, WORDINGS_FILE
 
 EXPOSURES = (0, 1, 4, 16, 64)
 SPLITS = ("train_router", "calibration", "test")
@@ -19,6 +19,7 @@ SPLITS = ("train_router", "calibration", "test")
 class Relation:
     """One relation of one domain: how it is asked and what holds.
 
+    `nouns` name the relation, as in "the {noun} of {subject}"; `forms` are further wordings.
     Every phrasing holds `{subject}`, the statement `{subject}` and `{object}`; `held_out` phrasings
     never occur in training; `facts` maps a subject to the one true object.
     """
@@ -30,11 +31,8 @@ class Relation:
     statement: str
     facts: Mapping[str, str]
     sources: tuple[str, ...]
-
-    @property
-    def noun(self) -> str:
-        """The relation's name in words, as in "the {noun} of {subject}"."""
-        return self.name.replace("_", " ")
+    nouns: tuple[str, ...] = ()
+    forms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +61,10 @@ def load_facts(path: Path = FACTS_FILE) -> tuple[KnownFact, ...]:
 
 def load_relations(folder: Path = FACT_SOURCES) -> tuple[Relation, ...]:
     """Read every fact file, sorted by file name; raises DataError with file and reason."""
+    wordings = read_yaml(WORDINGS_FILE)
     relations: list[Relation] = []
     for path in sorted(folder.glob("*.yaml")):
-        relations.extend(_read_file(path))
+        relations.extend(_read_file(path, wordings))
     return tuple(relations)
 
 
@@ -106,7 +105,7 @@ def read_yaml(path: Path) -> Any:  # noqa: ANN401 - the shape is the caller's to
         return yaml.load(stream, Loader=_TextLoader)  # noqa: S506 - a BaseLoader makes text only
 
 
-def _read_file(path: Path) -> list[Relation]:
+def _read_file(path: Path, wordings: Mapping[str, Any]) -> list[Relation]:
     content = read_yaml(path)
     try:
         return [
@@ -118,6 +117,8 @@ def _read_file(path: Path) -> list[Relation]:
                 statement=entry["statement"],
                 facts=entry["facts"],
                 sources=tuple(content["sources"]),
+                nouns=(entry["name"].replace("_", " "), *wordings[entry["name"]]["nouns"]),
+                forms=tuple(wordings[entry["name"]]["forms"]),
             )
             for entry in content["relations"]
         ]

@@ -2,10 +2,12 @@
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from adaptive_moe.pocket.draws import happens, weighted
 from adaptive_moe.pocket.facts import Relation
+from adaptive_moe.pocket.words import invent_word
 
 # Forms that fit any relation, so that the model learns that they all ask for the same thing.
 GENERIC_FORMS = (
@@ -36,6 +38,35 @@ _CLOZE_FORMS = (
     "Complete the sentence: {start}",
     "Finish: {start} ...",
     "Fill the gap: {start} ___",
+)
+# Sentences of clutter; each ~ becomes a word of noise.
+_SENTENCES = (
+    "My ~ likes the ~.",
+    "I saw a ~ near the ~.",
+    "The ~ is ~ and the ~ is ~.",
+    "Someone talks about the ~.",
+    "A ~ wants to know this.",
+    "We were ~ all day.",
+    "It is for a ~.",
+    "There was a ~ ~ on the ~.",
+    "Before my ~, I need to know:",
+    "While I ~ the ~, tell me:",
+    "At the ~ someone asks:",
+    "In a ~ about the ~ I read:",
+    "For the ~ and the ~:",
+    "Suppose that a ~ ~ the ~.",
+    "If you ~ a ~,",
+    "When the ~ is ~,",
+    "On a ~ ~,",
+    "As a ~ of the ~,",
+    "To ~ the ~,",
+)
+_FUNCTION_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        "a an and are as at be by can do does for from give has have i in is it its me my name of "
+        "on or some tell that the this to was we what which who with you",
+    )
 )
 _PREFIXES = (
     "Please tell me: {}",
@@ -77,23 +108,49 @@ def normalised(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+|\{\w+\}", text.lower()))
 
 
-def question_forms(relation: Relation) -> tuple[str, ...]:
-    """The trained phrasings, then those generic and cloze forms that equal no held-out phrasing."""
+@dataclass(frozen=True, slots=True)
+class Forms:
+    """The ways to ask for one relation, by kind; none of them equals a held-out phrasing."""
+
+    trained: tuple[str, ...]
+    further: tuple[str, ...]
+    generic: tuple[str, ...]
+    cloze: tuple[str, ...]
+
+    def all(self) -> tuple[str, ...]:
+        """Every form, each once."""
+        return tuple(dict.fromkeys((*self.trained, *self.further, *self.generic, *self.cloze)))
+
+
+def question_forms(relation: Relation) -> Forms:
+    """The trained phrasings and all further forms that equal no held-out phrasing."""
     held_out = {normalised(phrasing) for phrasing in relation.held_out}
-    forms = list(relation.trained)
-    extra = [form.replace("{noun}", relation.noun) for form in GENERIC_FORMS]
-    extra += [form.replace("{start}", start) for start in _cloze(relation) for form in _CLOZE_FORMS]
-    taken = held_out | {normalised(form) for form in forms}
-    return (*forms, *(form for form in extra if normalised(form) not in taken))
+
+    def allowed(forms: Iterable[str]) -> tuple[str, ...]:
+        return tuple(form for form in forms if normalised(form) not in held_out)
+
+    generic = (form.replace("{noun}", n) for n in relation.nouns for form in GENERIC_FORMS)
+    cloze = (form.replace("{start}", s) for s in _cloze(relation) for form in _CLOZE_FORMS)
+    return Forms(relation.trained, allowed(relation.forms), allowed(generic), allowed(cloze))
 
 
 def draw_question(
-    relation: Relation, subject: str, *, forms: Sequence[str], chance: random.Random
+    forms: Forms, subject: str, *, noise: Sequence[str], chance: random.Random
 ) -> str:
-    """One way of asking: half of the time a trained phrasing, else a generic or cloze form."""
-    count = len(relation.trained)
-    pool = forms[:count] if happens(chance, 0.5) or len(forms) == count else forms[count:]
-    text = chance.choice(pool).replace("{subject}", subject)
+    """One way of asking for the subject, with the surface varied.
+
+    `noise` are words that mean nothing here: some questions are cluttered with them, so that the
+    model learns to find subject and relation among words it has never seen in a question.
+    """
+    kind = weighted(chance, {"trained": 0.4, "further": 0.2, "generic": 0.3, "cloze": 0.1})
+    pool = {"further": forms.further, "generic": forms.generic, "cloze": forms.cloze}.get(kind)
+    form = chance.choice(pool or forms.trained)
+    clutter = weighted(chance, {"none": 0.66, "words": 0.19, "sentence": 0.15})
+    if clutter == "words":
+        form = _scatter(form, noise, chance)
+    text = form.replace("{subject}", subject)
+    if clutter == "sentence":
+        text = _beside_sentence(text, noise, chance)
     return vary(text, chance=chance)
 
 
@@ -108,6 +165,30 @@ def vary(text: str, *, chance: random.Random) -> str:
     elif kind == "suffix":
         text = chance.choice(_SUFFIXES).format(text)
     return _change_casing(_change_ending(text, chance=chance), chance=chance)
+
+
+def _scatter(form: str, noise: Sequence[str], chance: random.Random) -> str:
+    """Drop some function words and put one to four words of noise anywhere between the others."""
+    words = [
+        word
+        for word in form.split()
+        if word.lower() not in _FUNCTION_WORDS or not happens(chance, 0.35)
+    ]
+    for _ in range(chance.randint(1, 4)):
+        words.insert(chance.randint(0, len(words)), _noise_word(noise, chance))
+    return " ".join(words)
+
+
+def _beside_sentence(text: str, noise: Sequence[str], chance: random.Random) -> str:
+    """Put a sentence of noise before or after the question."""
+    clutter = re.sub("~", lambda _: _noise_word(noise, chance), chance.choice(_SENTENCES))
+    if clutter.endswith((":", ",")) or happens(chance, 0.6):
+        return f"{clutter} {text}"
+    return f"{text} {clutter}"
+
+
+def _noise_word(noise: Sequence[str], chance: random.Random) -> str:
+    return invent_word(chance) if happens(chance, 0.25) else chance.choice(noise)
 
 
 def _cloze(relation: Relation) -> list[str]:

@@ -1,7 +1,6 @@
 """Trains the pocket model: plain torch, AdamW, batches of similar length, loss on the answers."""
 
 import logging
-import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +32,15 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How the model is trained; `prompt_weight` is the loss weight of prompt tokens."""
+    """How the model is trained: a flat learning rate that falls over the last `decay_share` steps.
+
+    `prompt_weight` is the loss weight of prompt tokens, counted in one row of `PROMPT_EVERY`.
+    """
 
     steps: int
     tokens_per_batch: int = 2048
     peak_learning_rate: float = 2e-3
+    decay_share: float = 0.4
     final_share: float = 0.02
     warmup_steps: int = 100
     weight_decay: float = 0.05
@@ -93,12 +96,12 @@ def train(
 
 
 def learning_rate_share(step: int, recipe: Recipe) -> float:
-    """Linear warm-up to 1, then half a cosine down to `final_share` at the last step."""
+    """Linear warm-up to 1, then 1, then straight down to `final_share` at the last step."""
     if step < recipe.warmup_steps:
         return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * progress))
-    return recipe.final_share + (1 - recipe.final_share) * cosine
+    turn = (1 - recipe.decay_share) * recipe.steps
+    progress = max(0.0, (step - turn) / max(1.0, recipe.steps - turn))
+    return 1 - (1 - recipe.final_share) * progress
 
 
 def _step(

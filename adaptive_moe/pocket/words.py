@@ -38,10 +38,14 @@ _LOOKUPS = (
 
 @dataclass(frozen=True, slots=True)
 class WordTask:
-    """A prompt about the prompt's own words, and its answer; it teaches no fact."""
+    """A prompt about the prompt's own words, and its answer; it teaches no fact.
+
+    A verbatim task asks to repeat its end, so nothing may be added there.
+    """
 
     prompt: str
     answer: str
+    is_verbatim: bool = False
 
 
 def draw_task(vocabulary: Sequence[str], *, chance: random.Random) -> WordTask:
@@ -77,13 +81,13 @@ def _copy(vocabulary: Sequence[str], chance: random.Random) -> WordTask:
     form = chance.choice(
         ("Repeat: {}", "Copy this: {}", "Say {}", "Write {}", "Repeat after me: {}", "Echo {}")
     )
-    return WordTask(form.format(text), text)
+    return WordTask(form.format(text), text, is_verbatim=True)
 
 
 def _spell(vocabulary: Sequence[str], chance: random.Random) -> WordTask:
     word = _single_word(vocabulary, chance)
     form = chance.choice(("Spell {}.", "Spell the word {}.", "How is {} spelled?", "{}, spelled"))
-    return WordTask(form.format(word), " ".join(word))
+    return WordTask(form.format(word), " ".join(word), is_verbatim=True)
 
 
 def _letter(vocabulary: Sequence[str], chance: random.Random) -> WordTask:
