@@ -33,6 +33,7 @@ from adaptive_moe.models.linear_layers import LinearLayer
 __all__ = ["LoraBank", "Mixture"]
 
 Forwards = dict[str, Forward]
+_NOBODY: frozenset[str] = frozenset()
 _Layout = tuple[tuple[tuple[int, int, float], ...], ...]
 
 
@@ -76,7 +77,7 @@ class LoraBank:
         self._gate_dtype = torch.promote_types(dtype, torch.float32)
         self._sizes: dict[str, int] = {}
         self._rebound: list[tuple[nn.Module, Forward | None]] = []
-        self._active: frozenset[str] = frozenset()
+        self._active = _NOBODY
         self._owner: int | None = None
         self._switch = threading.Lock()  # held while anything is active
         self._state = threading.RLock()  # held while the allocation is read or changed
@@ -251,14 +252,20 @@ class LoraBank:
     def _activated(self, plan: Callable[[], Forwards]) -> Iterator[None]:
         with self._exclusive():
             try:
+                self._restore()  # what a second Ctrl-C, while the first was handled, left behind
                 with self._state, torch.inference_mode(False):
                     forwards = plan()
                 for name, forward in forwards.items():
                     self._rebind(self._modules[name], forward)
                 yield
             finally:
-                self._active = frozenset()
-                self._restore()
+                try:
+                    self._restore()
+                except KeyboardInterrupt:
+                    self._restore()
+                    raise
+                finally:
+                    self._active = _NOBODY
 
     def _rebind(self, module: nn.Module, forward: Forward) -> None:
         self._rebound.append((module, module.__dict__.get("forward")))

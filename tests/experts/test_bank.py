@@ -1,5 +1,7 @@
 """The bank leaves the base alone, owns exactly its ranges, and says when it is full."""
 
+import random
+import signal
 import threading
 import types
 
@@ -285,3 +287,22 @@ def test_inference_mode_does_not_leak_into_training(model: nn.Module) -> None:
         layer = model.get_submodule("model.layers.0.mlp.up_proj")
         layer(hidden).sum().backward()
     assert hidden.grad is not None
+
+
+def test_ctrl_c_at_any_moment_leaves_the_base(model: nn.Module, bank: LoraBank) -> None:
+    bare, chance = logits(model, IDS), random.Random(2)  # noqa: S311
+    main = threading.main_thread().ident
+    assert main is not None
+    for _ in range(40):
+        alarm = threading.Timer(
+            chance.uniform(0.0, 0.01), signal.pthread_kill, (main, signal.SIGINT)
+        )
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal comes anywhere inside
+            alarm.start()
+            while True:
+                with bank.activate([(("e0", 1.0),), ()]):
+                    pass
+        alarm.join()
+        assert torch.equal(logits(model, IDS), bare)
+    with bank.activate(ALONE):
+        assert not torch.equal(logits(model, IDS), bare)
