@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from adaptive_moe.config.settings import GapSettings
+from adaptive_moe.gaps.evidence import Count
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
 
@@ -24,7 +25,7 @@ def choose_training(
     *,
     now: datetime,
     experts: int,
-    other_minutes: float,
+    other_minutes: Count,
     settings: GapSettings,
 ) -> NextTraining:
     """The queued gap with the most failing prompts, the oldest among equals, if one may start.

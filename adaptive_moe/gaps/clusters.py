@@ -12,15 +12,14 @@ from jaxtyping import Float
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
 
-Units = Float[np.ndarray, "sample width"]
+Units = Float[np.ndarray, "_ width"]  # samples; sets of them differ in number
 
 # Distance of strangers: in centred states unrelated directions are orthogonal.
 _STRANGERS = 1.0
 _STRANGERS_DEVIATION = 0.15
-_NARROWEST = 0.01
+_MIXED = 0.7
 _MIN_TO_LEARN = 5
 _MIN_DENSITY = 20  # density estimates on fewer vectors are noise
-_MAX_PAIRS_SIDE = 256
 
 
 def unit(vector: np.ndarray) -> Float[np.ndarray, " width"] | None:
@@ -38,19 +37,14 @@ def learn_radius(known: Mapping[str, Units], *, strays: Units, unknown: Units) -
     From the known domains where at least two have five vectors: the distance that best separates
     prompts of the same domain from the nearest other one. Else from the `unknown` vectors (at
     least five), if their average linkage shows a clear step between topics. Else what hardly
-    happens between strangers: three deviations below their typical distance, which is taken from
-    the known and the `strays`, confident prompts of no domain. Always .3 to .8 of that distance.
+    happens between strangers: three deviations below their typical distance, as the `strays`
+    show it, confident prompts of no domain.
     """
     domains = [units for units in known.values() if len(units) >= _MIN_TO_LEARN]
-    typical, deviation = _strangers([*known.values(), strays])
-    radius: float | None = None
     if len(domains) > 1:
-        radius = _separating_radius(domains)
-    elif len(unknown) >= _MIN_TO_LEARN:
-        radius = _step_radius(unknown)
-    if radius is None:
-        radius = typical - 3.0 * deviation
-    return float(np.clip(radius, 0.3 * typical, 0.8 * typical))
+        return _separating_radius(domains)
+    step = _step_radius(unknown) if len(unknown) >= _MIN_TO_LEARN else None
+    return _strangers_radius(strays) if step is None else step
 
 
 def nearest(
@@ -98,23 +92,33 @@ def _separating_radius(domains: Sequence[Units]) -> float:
     swallowed = np.searchsorted(outside, middles, side="right") / len(outside)
     errors = missed + swallowed
     best = middles[errors <= errors.min() + 1e-12]
-    return float(np.median(best))
+    return _within(float(np.median(best)), float(np.median(outside)))
 
 
-def _strangers(background: Sequence[Units]) -> tuple[float, float]:
-    """Median and robust deviation of the distances between prompts of any topic.
+def _strangers_radius(strays: Units) -> float:
+    """Three deviations below the median distance; most pairs of mixed traffic are strangers.
 
-    Most pairs of mixed traffic are strangers. Too few prompts give what centred states show.
+    Traffic that is small or keeps to one topic says nothing; then what centred states show.
     """
-    rows = [units for units in background if len(units)]
-    if sum(len(units) for units in rows) < _MIN_DENSITY:
-        return _STRANGERS, _STRANGERS_DEVIATION
-    units = np.concatenate(rows)
-    units = units[:: -(-len(units) // _MAX_PAIRS_SIDE)]
-    distances = (1.0 - units @ units.T)[np.triu_indices(len(units), k=1)]
-    median = float(np.median(distances))
-    deviation = 1.4826 * float(np.median(np.abs(distances - median)))
-    return min(max(median, _NARROWEST), _STRANGERS), deviation
+    typical, deviation = _STRANGERS, _STRANGERS_DEVIATION
+    if len(strays) >= _MIN_DENSITY:
+        distances = _pairs(strays)
+        median = float(np.median(distances))
+        if median > _MIXED * _STRANGERS:
+            typical = min(median, _STRANGERS)
+            deviation = 1.4826 * float(np.median(np.abs(distances - median)))
+    return _within(typical - 3.0 * deviation, typical)
+
+
+def _within(radius: float, strangers: float) -> float:
+    """A topic is neither as wide as the world nor a single question."""
+    return float(np.clip(radius, 0.3 * strangers, 0.8 * strangers))
+
+
+def _pairs(units: Units) -> Float[np.ndarray, " pair"]:
+    """The distances of all pairs."""
+    pairs: np.ndarray = (1.0 - units @ units.T)[np.triu_indices(len(units), k=1)]
+    return pairs
 
 
 def _step_radius(units: Units) -> float | None:
@@ -126,7 +130,8 @@ def _step_radius(units: Units) -> float | None:
     place = int(steps.argmax())
     if steps[place] < 0.25 * heights[place + 1]:
         return None
-    return float((heights[place] + heights[place + 1]) / 2.0)
+    middle = float((heights[place] + heights[place + 1]) / 2.0)
+    return _within(middle, min(float(np.quantile(_pairs(units), 0.9)), _STRANGERS))
 
 
 def _dense_regions(units: Units, *, radius: float, min_size: int) -> list[list[int]]:

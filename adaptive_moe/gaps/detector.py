@@ -9,7 +9,7 @@ from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.errors import GapError
 from adaptive_moe.gaps.budget import NextTraining, choose_training
 from adaptive_moe.gaps.clusters import unit
-from adaptive_moe.gaps.evidence import Cause, Observation, Origin
+from adaptive_moe.gaps.evidence import Cause, Count, Observation, Origin
 from adaptive_moe.gaps.explanation import explain
 from adaptive_moe.gaps.file import Clock
 from adaptive_moe.gaps.grouping import Grouping
@@ -157,7 +157,7 @@ class GapDetector:
         return tuple(gap for gap in self.list() if gap.state is GapState.QUEUED)
 
     def next_to_train(
-        self, *, experts: int, now: datetime | None = None, other_minutes: float = 0.0
+        self, *, experts: int, now: datetime | None = None, other_minutes: Count = 0
     ) -> NextTraining:
         """Which queued gap may start now, or why none; see `budget.choose_training`."""
         return choose_training(

@@ -17,6 +17,7 @@ from scipy import special
 from adaptive_moe.config.settings import GapSettings
 
 Origin = Literal["grade", "feedback", "consistency"]
+Count = int | float
 Cause = Literal["routing_miss", "ambiguous", "format_failure"]
 
 # e-value on soft failures from which answers are worth checking: one harmless domain in five.
@@ -82,12 +83,12 @@ class Figures:
     upper_bound: float
     p_correct_mean: float | None
 
-    def to_dict(self) -> dict[str, float | None]:
+    def to_dict(self) -> dict[str, Count | None]:
         """As JSON."""
         return asdict(self)
 
 
-def e_value(failures: float, successes: float, *, failure_rate: float = 0.3) -> float:
+def e_value(failures: Count, successes: Count, *, failure_rate: float = 0.3) -> float:
     """Evidence that the failure rate exceeds `failure_rate`: 1 is none, 20 is alpha .05.
 
     The likelihood ratio against `failure_rate`, averaged over a uniform prior on
@@ -113,7 +114,7 @@ def alpha_of(order: int, *, alpha: float = 0.05) -> float:
 
 
 def failure_bounds(
-    failures: float, successes: float, *, confidence: float = _CONFIDENCE
+    failures: Count, successes: Count, *, confidence: float = _CONFIDENCE
 ) -> tuple[float, float]:
     """Lower and upper bound of the failure rate, each one-sided (Clopper & Pearson 1934)."""
     level = 1.0 - confidence

@@ -33,7 +33,9 @@ def missing(gap: Gap, settings: GapSettings) -> tuple[str, ...]:
     """What an observed or suspected gap lacks before it is declared."""
     figures = gap.figures
     if is_refuted(figures, settings):
-        return ("the answers checked so far are mostly right: this is no gap at present",)
+        return (
+            "most prompts of this topic are answered rightly or confidently: no gap at present",
+        )
     lines = []
     suspected = gap.state is GapState.SUSPECTED
     wanted = settings.min_prompts if suspected else settings.suspect_prompts

@@ -7,12 +7,12 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final
+from typing import final
 
 import numpy as np
 
 from adaptive_moe.errors import UnknownGapError
-from adaptive_moe.gaps.evidence import Figures, Member
+from adaptive_moe.gaps.evidence import Count, Figures, Member
 from adaptive_moe.gaps.file import Clock, LedgerFile, Row
 from adaptive_moe.gaps.observations import Direction, ObservationTable
 from adaptive_moe.gaps.states import GapState
@@ -32,7 +32,7 @@ class Transition:
     before: GapState
     after: GapState
     reason: str
-    figures: Mapping[str, float | None]
+    figures: Mapping[str, Count | None]
     when: str
 
 
@@ -125,7 +125,7 @@ class GapLedger:
         """What tells the time of entries."""
         return self._file.clock
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "GapLedger":
         return self
 
     def __exit__(

@@ -130,7 +130,7 @@ class ObservationTable:
 
     def known_directions(
         self, base_id: str, *, width: int
-    ) -> Mapping[str, Float[np.ndarray, "sample width"]]:
+    ) -> Mapping[str, Float[np.ndarray, "_ width"]]:
         """Directions of this many numbers of recent confident prompts, by known domain."""
         rows = self._file.all(
             "SELECT domain, direction FROM observations WHERE base_id = ? AND domain IS NOT NULL "

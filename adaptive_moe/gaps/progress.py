@@ -66,7 +66,7 @@ class Progress:
         figures = self.weigh(record)[1]
         settings = self._settings
         below = GapState.OBSERVED if record.expert is None else GapState.FILLED
-        refuted = f"{figures.successes} of the checked answers are right"
+        refuted = f"the failure rate lies below {figures.upper_bound:.2f}"
         match record.state:
             case GapState.OBSERVED | GapState.FILLED if is_suspicious(figures, settings):
                 return GapState.SUSPECTED, _suspicion(figures)
@@ -114,8 +114,11 @@ class Progress:
                 f"gap {record.id} is {record.state}; only a VERIFIED gap may be queued unless a "
                 "person asks for it"
             )
-        if state is GapState.FILLED and expert is None and record.expert is None:
-            raise GapStateError(f"gap {record.id} cannot be FILLED without naming its expert")
+        if state is GapState.FILLED and record.expert is None:
+            if record.state is not GapState.EVALUATING:
+                raise GapStateError(f"gap {record.id} was never filled; train an expert for it")
+            if expert is None:
+                raise GapStateError(f"gap {record.id} cannot be FILLED without naming its expert")
         if state in (GapState.SUSPECTED, GapState.VERIFIED) and not self._is_shown(record, state):
             raise GapStateError(
                 f"gap {record.id} cannot be called {state}: its evidence does not show it"
