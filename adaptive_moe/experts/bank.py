@@ -6,7 +6,6 @@ that have a part in it carry another `forward` as an instance attribute; afterwa
 is gone, and the base is what it was, bit for bit and at no cost.
 """
 
-import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -26,7 +25,7 @@ from adaptive_moe.errors import (
 )
 from adaptive_moe.experts.forwards import Forward, gated_forward, rowwise_forward, shared_forward
 from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
-from adaptive_moe.experts.pool import Mixture, ModulePool, padded_rank
+from adaptive_moe.experts.pool import Layout, Mixture, ModulePool, normalised, padded_index
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
 
@@ -34,7 +33,6 @@ __all__ = ["LoraBank", "Mixture"]
 
 Forwards = dict[str, Forward]
 _NOBODY: frozenset[str] = frozenset()
-_Layout = tuple[tuple[tuple[int, int, float], ...], ...]
 
 
 @final
@@ -297,7 +295,7 @@ class LoraBank:
             raise UnknownExpertError(f"expert {missing[0][:12]} is not in the bank; load it first")
 
     def _plan_rows(self, rows: Sequence[Mixture]) -> Forwards:
-        mixtures = [_normalised(row) for row in rows]
+        mixtures = [normalised(row) for row in rows]
         chosen = [tuple(expert_id for expert_id, _ in mixture) for mixture in mixtures]
         self._use(sorted({expert_id for row in chosen for expert_id in row}))
         if len(set(mixtures)) <= 1:
@@ -345,7 +343,7 @@ class LoraBank:
         return forwards
 
     def _plan_rowwise(self, mixtures: Sequence[Mixture]) -> Forwards:
-        indexes: dict[tuple[torch.device, _Layout], tuple[Tensor, Tensor]] = {}
+        indexes: dict[tuple[torch.device, Layout], tuple[Tensor, Tensor]] = {}
         forwards: Forwards = {}
         for name, pool in self._pools.items():
             layout = pool.layout(mixtures)
@@ -353,7 +351,7 @@ class LoraBank:
                 continue
             key = (pool.a.device, layout)
             if key not in indexes:
-                indexes[key] = _index(layout, dtype=self._gate_dtype, device=pool.a.device)
+                indexes[key] = padded_index(layout, dtype=self._gate_dtype, device=pool.a.device)
             index, gates = indexes[key]
             a, b = pool.a[index], pool.b[index].mul_(gates)
             forwards[name] = rowwise_forward(self._original(name), a, b)
@@ -368,33 +366,6 @@ class LoraBank:
 
     def _shared(self, name: str, pair: LoraPair) -> Forward:
         return shared_forward(self._original(name), pair.a, pair.b)
-
-
-def _normalised(mixture: Mixture) -> Mixture:
-    """Each expert once, in the order of ids, without those of gate 0."""
-    gates: dict[str, float] = {}
-    for expert_id, gate in mixture:
-        if not math.isfinite(gate):
-            raise ConfigurationError(f"the gate of expert {expert_id[:12]} is {gate}")
-        gates[expert_id] = gates.get(expert_id, 0.0) + float(gate)
-    return tuple((expert_id, gate) for expert_id, gate in sorted(gates.items()) if gate != 0.0)
-
-
-def _index(
-    layout: _Layout, *, dtype: torch.dtype, device: torch.device
-) -> tuple[Tensor, Float[Tensor, "batch rank 1"]]:
-    """Pool rows [batch, rank] and their gates, padded to one rank with the zero row."""
-    rank = padded_rank(max(sum(stop - start for start, stop, _ in row) for row in layout))
-    index = torch.zeros(len(layout), rank, dtype=torch.long)
-    gates = torch.ones(len(layout), rank, 1, dtype=dtype)
-    for row, owned in enumerate(layout):
-        filled = 0
-        for start, stop, gate in owned:
-            end = filled + stop - start
-            index[row, filled:end] = torch.arange(start, stop)
-            gates[row, filled:end] = gate
-            filled = end
-    return index.to(device), gates.to(device)
 
 
 def _device_of(module: nn.Module, name: str) -> torch.device:

@@ -1,5 +1,6 @@
 """The rank rows of one linear layer on its device, and the factors a mixture needs of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,11 +8,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.ranges import RowRange, RowRanges
 from adaptive_moe.experts.weights import LoraPair
 
 Mixture = tuple[tuple[str, float], ...]
 """(expert_id, gate) pairs of one batch row; () is the base."""
+
+Layout = tuple[tuple[tuple[int, int, float], ...], ...]
+"""Per batch row the (start, stop, gate) of its ranges in one layer."""
 
 _PADDED_RANKS = (8, 16, 32, 64, 128)
 
@@ -71,8 +76,8 @@ class ModulePool:
             return LoraPair(pairs[0][0].a, scaled[0])
         return LoraPair(torch.cat([pair.a for pair, _ in pairs]), torch.cat(scaled))
 
-    def layout(self, mixtures: Sequence[Mixture]) -> tuple[tuple[tuple[int, int, float], ...], ...]:
-        """Per batch row the (start, stop, gate) of its ranges; layers alike share one index."""
+    def layout(self, mixtures: Sequence[Mixture]) -> Layout:
+        """Where each batch row's experts lie; layers that agree share one index."""
         return tuple(
             tuple(
                 (self.ranges[key].start, self.ranges[key].stop, gate)
@@ -80,6 +85,33 @@ class ModulePool:
             )
             for mixture in mixtures
         )
+
+
+def normalised(mixture: Mixture) -> Mixture:
+    """Each expert once, in the order of ids, without those of gate 0."""
+    gates: dict[str, float] = {}
+    for expert_id, gate in mixture:
+        if not math.isfinite(gate):
+            raise ConfigurationError(f"the gate of expert {expert_id[:12]} is {gate}")
+        gates[expert_id] = gates.get(expert_id, 0.0) + float(gate)
+    return tuple((expert_id, gate) for expert_id, gate in sorted(gates.items()) if gate != 0.0)
+
+
+def padded_index(
+    layout: Layout, *, dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Float[Tensor, "batch rank 1"]]:
+    """Pool rows [batch, rank] and their gates, padded to one rank with the zero row."""
+    rank = padded_rank(max(sum(stop - start for start, stop, _ in row) for row in layout))
+    index = torch.zeros(len(layout), rank, dtype=torch.long)
+    gates = torch.ones(len(layout), rank, 1, dtype=dtype)
+    for row, owned in enumerate(layout):
+        filled = 0
+        for start, stop, gate in owned:
+            end = filled + stop - start
+            index[row, filled:end] = torch.arange(start, stop)
+            gates[row, filled:end] = gate
+            filled = end
+    return index.to(device), gates.to(device)
 
 
 def padded_rank(rank: int) -> int:
