@@ -78,13 +78,15 @@ def regroup(units: Units, *, radius: float, min_size: int) -> tuple[tuple[int, .
 def _separating_radius(domains: Sequence[Units]) -> float:
     """The threshold with the fewest errors of both kinds, each kind weighing the same."""
     means = [units.mean(axis=0) for units in domains]
-    same, other = [], []
+    same, other, strangers = [], [], []
     for index, units in enumerate(domains):
         size = len(units)
         without_self = (units @ means[index] * size - 1.0) / (size - 1)
         same.append(1.0 - without_self)
         rest = np.stack([mean for place, mean in enumerate(means) if place != index])
-        other.append(1.0 - (units @ rest.T).max(axis=1))
+        apart = 1.0 - units @ rest.T
+        other.append(apart.min(axis=1))
+        strangers.append(apart.reshape(-1))
     inside, outside = np.sort(np.concatenate(same)), np.sort(np.concatenate(other))
     candidates = np.unique(np.concatenate([inside, outside]))
     middles = (candidates[1:] + candidates[:-1]) / 2.0 if len(candidates) > 1 else candidates
@@ -92,7 +94,7 @@ def _separating_radius(domains: Sequence[Units]) -> float:
     swallowed = np.searchsorted(outside, middles, side="right") / len(outside)
     errors = missed + swallowed
     best = middles[errors <= errors.min() + 1e-12]
-    return _within(float(np.median(best)), float(np.median(outside)))
+    return _within(float(np.median(best)), float(np.median(np.concatenate(strangers))))
 
 
 def _strangers_radius(strays: Units) -> float:

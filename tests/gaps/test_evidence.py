@@ -61,7 +61,7 @@ def test_e_value_survives_extreme_counts_and_rates():
 
 
 def test_the_alphas_of_all_clusters_add_up_to_alpha():
-    total = sum(alpha_of(order, alpha=0.05) for order in range(1, 100_000))
+    total = sum(alpha_of(order, alpha=0.05) for order in range(1, 2000))
 
     assert 0.0499 < total < 0.05
 
