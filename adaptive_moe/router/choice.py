@@ -12,6 +12,7 @@ from adaptive_moe.router.domains import Domain, DomainMatch
 _NEARLY_AS_SUCCESSFUL = 0.9
 _NEARLY_AS_NEAR = 1.1
 _EDGE_SOFTNESS = 0.1
+_SURELY_INSIDE = 0.9
 # An untrained router does not know the base's chances; an expert must at least be worth its own.
 _WORTH_ASKING = 0.5
 _UNNAMED = "the base's ordinary prompts"
@@ -44,7 +45,8 @@ class RouteDecision:
     chance that the base answers right, None untrained. `uncertainty` is 1 - p_prefill, which is
     low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
     among the base's reference samples, which is low confidence above `threshold`. `domain` is the
-    label of the nearest domain that contains the prompt. `reasons` are sentences for people.
+    label of the nearest domain that contains the prompt; a low-confidence prompt near its edge
+    has none. `reasons` are sentences for people.
     """
 
     kind: Literal["base", "experts"]
@@ -94,7 +96,7 @@ def choose(
     """
     rival = _nearest_of_base(match)
     fitting = _candidates(match, arms, rival)
-    domain = labels.get(match.label) if match.label else None
+    domain = _label(match, labels, is_low=standing.is_low)
     where = _place_reason(match, labels)
     best = fitting[0] if fitting else None
     if best is None or best.expected <= _bar(standing):
@@ -206,6 +208,18 @@ def _base_decision(
         reasons=reasons,
         forced=False,
     )
+
+
+def _label(match: DomainMatch, labels: Mapping[str, str], *, is_low: bool) -> str | None:
+    """The domain's name; none for an unsure prompt near its edge.
+
+    Prompts of unknown topics fall on the outskirts of known domains, and there they are unsure.
+    """
+    if match.label is None:
+        return None
+    if is_low and membership(match.distance, match.radius) < _SURELY_INSIDE:
+        return None
+    return labels.get(match.label)
 
 
 def _place_reason(match: DomainMatch, labels: Mapping[str, str]) -> str:

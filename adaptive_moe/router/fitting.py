@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.errors import RouterError
-from adaptive_moe.measures.statistics import wilson
-from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain
+from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain, topic_columns
 from adaptive_moe.router.estimator import Estimator, LabelledScores, fit_estimator
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.model import (
@@ -33,12 +32,13 @@ _FOLDS = 5
 _TRAINING_FOLDS = 3
 _SUPPORT_QUANTILE = 0.95
 _FEWEST_IN_DOMAIN = 8
+_LEAST_KNOWN = 0.15
 _SUPPORT_CENTROIDS = 16
 
 
 def fit_background(states: Float[np.ndarray, "prompt state"]) -> tuple[Whitening, Domain]:
     """Whitening and region of a base's ordinary prompts, without any label."""
-    whitening = fit_whitening(states)
+    whitening = fit_whitening(states, columns=topic_columns(states.shape[1]))
     return whitening, fit_domain("background", states, whitening, seed=0)
 
 
@@ -57,7 +57,11 @@ def fit_model(
     """
     check_labels(rows)
     states = np.stack([row.evidence.states for row in rows])
-    whitening = whitening or fit_whitening(states, labels=[row.domain for row in rows])
+    whitening = whitening or fit_whitening(
+        states,
+        labels=[row.domain for row in rows],
+        columns=topic_columns(states.shape[1]),
+    )
     training, calibration = split_by_source(rows, seed=seed)
     return RouterModel(
         base_id=base_id,
@@ -199,12 +203,15 @@ def _support(
 def _known_domains(
     rows: Sequence[RouterRow], whitening: Whitening, seed: int
 ) -> tuple[Domain, ...]:
-    """Domains of at least 8 rows in which the base is right more often than not."""
+    """Domains of at least 8 rows of which the base gets some share right.
+
+    What it always gets wrong is not its own, and must stay open to experts.
+    """
     known = []
     for label in sorted({row.domain for row in rows if row.domain is not None}):
         members = [row for row in rows if row.domain == label]
         right = sum(row.correct for row in members)
-        if len(members) < _FEWEST_IN_DOMAIN or wilson(right, len(members)).mean <= 1 / 2:
+        if len(members) < _FEWEST_IN_DOMAIN or right < _LEAST_KNOWN * len(members):
             continue
         states = np.stack([row.evidence.states for row in members])
         sources = [row.source for row in members]

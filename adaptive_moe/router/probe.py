@@ -89,11 +89,11 @@ def fit_probe(
         projection = _fit_projection(states, seed)
         wide = np.concatenate([plain, projection.apply(states)], axis=1)
         candidates += [(projection, wide, penalty) for penalty in _PENALTIES]
+    folds = _folds(correct, groups, seed) if len(candidates) > 1 else []
     losses = [
-        _held_out_loss(inputs, correct, groups, penalty=penalty, seed=seed)
-        for _, inputs, penalty in (candidates if len(candidates) > 1 else ())
+        _held_out_loss(inputs, correct, folds, penalty=penalty) for _, inputs, penalty in candidates
     ]
-    chosen, inputs, penalty = candidates[int(np.argmin(losses)) if losses else 0]
+    chosen, inputs, penalty = candidates[int(np.argmin(losses))]
     coefficients, intercept = _logistic(inputs, correct, penalty)
     return Probe(tuple(features), centre, scale, chosen, coefficients, intercept, penalty)
 
@@ -125,21 +125,31 @@ def _fit_projection(states: np.ndarray, seed: int) -> StateProjection:
     return StateProjection(mean, fitted.components_.T / scale[:, None] * weight)
 
 
-def _held_out_loss(
-    inputs: np.ndarray, correct: np.ndarray, groups: Sequence[str], *, penalty: float, seed: int
-) -> float:
-    """Mean negative log-likelihood over folds that keep groups together."""
+def _folds(
+    correct: np.ndarray, groups: Sequence[str], seed: int
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """(inside, outside) indices that keep groups together, both kinds of label inside."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    folds = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
+    parts = splitter.split(correct, correct > 0, groups)
+    return [(inside, outside) for inside, outside in parts if np.ptp(correct[inside]) > 0]
+
+
+def _held_out_loss(
+    inputs: np.ndarray,
+    correct: np.ndarray,
+    folds: Sequence[tuple[np.ndarray, np.ndarray]],
+    *,
+    penalty: float,
+) -> float:
+    """Negative log-likelihood summed over the folds' outsides."""
     total = 0.0
-    for inside, outside in folds.split(inputs, correct, groups):
-        if np.unique(correct[inside]).size == 1:
-            continue
+    for inside, outside in folds:
         coefficients, intercept = _logistic(inputs[inside], correct[inside], penalty)
         logits = inputs[outside] @ coefficients + intercept
         total += float((np.logaddexp(0.0, logits) - correct[outside] * logits).sum())
-    return total / len(correct)
+    return total
 
 
 def _logistic(inputs: np.ndarray, correct: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from adaptive_moe.errors import RouterError
 
 MAXIMUM_DIMENSIONS = 64
+_MOST_COMPONENTS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,38 +55,50 @@ def fit_whitening(
     *,
     labels: Sequence[str | None] | None = None,
     dimensions: int = MAXIMUM_DIMENSIONS,
+    columns: slice = slice(None),
 ) -> Whitening:
-    """Standardise, keep the principal components, whiten by the Ledoit-Wolf covariance (2004).
+    """Standardise, keep principal components, whiten, and keep where prompts still differ most.
 
-    With labels the covariance is that within domains, which makes the distance to a centroid
-    the Mahalanobis distance of Lee et al. 2018; without, that of all prompts. Keeps at most
-    `dimensions` and at most prompts - 1 components. Raises RouterError below two distinct prompts.
+    Whitening goes by the Ledoit-Wolf covariance (2004) in at most 256 components. With labels it
+    is that within domains, which makes the distance to a centroid the Mahalanobis distance of Lee
+    et al. 2018; without, that of all prompts. Keeps at most `dimensions` and at most prompts - 1
+    directions; state values outside `columns` do not count. Raises RouterError below two distinct
+    prompts.
     """
     from sklearn.covariance import ledoit_wolf
 
-    values = np.asarray(states, dtype=np.float64)
+    values = np.asarray(states[:, columns], dtype=np.float64)
     if len(values) <= 1 or not np.ptp(values, axis=0).any():
         raise RouterError(f"whitening needs distinct prompts, got {len(values)}")
     mean = values.mean(axis=0)
     scale = values.std(axis=0)
     scale[scale < 1e-6 * max(1.0, float(scale.max()))] = np.inf
     standard = (values - mean) / scale
-    components = _principal_components(standard, dimensions)
+    components = _principal_components(standard, _MOST_COMPONENTS)
     scores = standard @ components
     covariance = ledoit_wolf(_residuals(scores, labels), assume_centered=True)[0]
     variances, axes = np.linalg.eigh(covariance)
     root = axes / np.sqrt(np.maximum(variances, 1e-8 * variances.max()))
-    projection = (components / scale[:, None]) @ root
-    return Whitening(mean.astype(np.float32), projection.astype(np.float32))
+    telling = _principal_components(scores @ root, dimensions)
+    return _spread_out(mean, components / scale[:, None] @ root @ telling, states.shape[1], columns)
 
 
-def _principal_components(standard: np.ndarray, dimensions: int) -> np.ndarray:
-    """[state, k] axes of largest variance; k is bounded by what the prompts can span."""
+def _spread_out(mean: np.ndarray, projection: np.ndarray, size: int, columns: slice) -> Whitening:
+    """The whitening of whole state vectors that looks at these columns only."""
+    whole_mean = np.zeros(size, dtype=np.float32)
+    whole = np.zeros((size, projection.shape[1]), dtype=np.float32)
+    whole_mean[columns] = mean
+    whole[columns] = projection
+    return Whitening(whole_mean, whole)
+
+
+def _principal_components(values: np.ndarray, most: int) -> np.ndarray:
+    """[value, component] axes of largest variance, no more than the prompts can span."""
     from sklearn.decomposition import PCA
 
-    count = min(dimensions, standard.shape[0] - 1, standard.shape[1])
-    solver = "full" if min(standard.shape) <= 2 * MAXIMUM_DIMENSIONS else "randomized"
-    fitted = PCA(count, svd_solver=solver, random_state=0).fit(standard)
+    count = min(most, values.shape[0] - 1, values.shape[1])
+    solver = "full" if min(values.shape) <= 2 * _MOST_COMPONENTS else "randomized"
+    fitted = PCA(count, svd_solver=solver, random_state=0).fit(values)
     axes: np.ndarray = fitted.components_.T
     return axes
 

@@ -12,11 +12,11 @@ from scipy.special import logit
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError, UnknownExpertError
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
-from adaptive_moe.router.domains import fit_domain
+from adaptive_moe.router.domains import fit_domain, nearest_distances
 from adaptive_moe.router.router import ExpertArm, Router
 from tests.router.world import NUMERICS, World, make_evidence, make_trace
 
-ACCURACY = {"a": 0.9, "b": 0.6, "c": 0.75, "d": 0.25}
+ACCURACY = {"a": 0.9, "b": 0.6, "c": 0.75, "d": 0.05}
 
 
 def fit(world: World, count: int = 400, **settings: float) -> Router:
@@ -40,6 +40,11 @@ def untrained() -> Router:
         base_id="base",
         numerics=NUMERICS,
     )
+
+
+def centre(domain: str) -> np.ndarray:
+    """The states of a prompt in the very middle of a domain."""
+    return World(0).centres[domain].astype(np.float32)
 
 
 def arm(router: Router, domain: str, *, name: str = "expert", rate: float = 0.9) -> ExpertArm:
@@ -87,7 +92,7 @@ def test_without_an_expert_an_unknown_prompt_is_low_confidence_and_in_no_domain(
     assert {decision.domain for decision in decisions} == {None}
 
 
-def test_known_domains_are_those_in_which_the_base_is_mostly_right(trained: Router) -> None:
+def test_known_domains_are_those_of_which_the_base_knows_something(trained: Router) -> None:
     assert [domain.label for domain in trained.known_domains] == ["a", "b", "c"]
 
 
@@ -98,8 +103,26 @@ def test_a_prompt_nearer_to_a_known_domain_is_not_taken_by_a_wide_expert(trained
     assert all(decision.kind == "base" for decision in decisions)
 
 
+def test_an_unsure_prompt_at_the_edge_of_a_known_domain_is_in_no_domain(trained: Router) -> None:
+    region = next(domain for domain in trained.known_domains if domain.label == "a")
+    outward = World(0).axis
+    steps = np.linspace(0, 40, 400)
+    distances = [
+        float(
+            nearest_distances(
+                trained.whitening.apply((centre("a") + step * outward)[None]), region.centroids
+            )[0]
+        )
+        for step in steps
+    ]
+    edge = centre("a") + outward * steps[np.searchsorted(distances, 0.97 * region.radius)]
+    assert trained.decide(make_evidence(edge, 0.05)).domain == "a"
+    assert trained.decide(make_evidence(edge, 4.0)).domain is None
+    assert trained.decide(make_evidence(centre("a"), 4.0)).domain == "a"
+
+
 def test_an_expert_that_fails_is_not_preferred_to_a_base_that_knows(trained: Router) -> None:
-    prompt = make_evidence(World(6).states("g", 1)[0], 0.0)
+    prompt = make_evidence(centre("g"), 0.0)
     poor = arm(trained, "g", rate=0.05)
     decision = trained.decide(prompt, [poor])
     assert decision.kind == "base"
@@ -109,7 +132,7 @@ def test_an_expert_that_fails_is_not_preferred_to_a_base_that_knows(trained: Rou
 def test_two_experts_that_fit_alike_share_the_answer(trained: Router) -> None:
     first = arm(trained, "g", name="first", rate=0.95)
     second = replace(first, name="second", expert_id="other", successes=90)
-    decision = trained.decide(make_evidence(World(8).states("g", 1)[0], 3.0), [second, first])
+    decision = trained.decide(make_evidence(centre("g"), 3.0), [second, first])
     assert [name for name, _, _ in decision.experts] == ["first", "second"]
     gates = [gate for _, _, gate in decision.experts]
     assert sum(gates) == pytest.approx(1.0)
@@ -120,14 +143,14 @@ def test_two_experts_that_do_not_fit_alike_do_not_mix(trained: Router) -> None:
     good = arm(trained, "g", name="good", rate=0.95)
     bad = replace(good, name="bad", expert_id="other", successes=30)
     far = arm(trained, "h", name="far", rate=0.95)
-    decision = trained.decide(make_evidence(World(8).states("g", 1)[0], 3.0), [far, bad, good])
+    decision = trained.decide(make_evidence(centre("g"), 3.0), [far, bad, good])
     assert decision.experts == (("good", 1, 1.0),)
 
 
 def test_the_mixture_is_as_small_as_configured(trained: Router) -> None:
     first = arm(trained, "g", name="first")
     twins = [replace(first, name=f"n{i}", expert_id=f"i{i}") for i in range(5)]
-    prompt = make_evidence(World(9).states("g", 1)[0], 3.0)
+    prompt = make_evidence(centre("g"), 3.0)
     assert len(trained.decide(prompt, twins).experts) == 2
     single = trained.with_settings(RouterSettings(max_experts=1))
     assert len(single.decide(prompt, twins).experts) == 1
@@ -135,24 +158,24 @@ def test_the_mixture_is_as_small_as_configured(trained: Router) -> None:
 
 def test_a_forced_route_is_taken_and_said_so(trained: Router) -> None:
     experts = [arm(trained, "g", name="first"), arm(trained, "h", name="second")]
-    prompt = make_evidence(World(9).states("a", 1)[0], 0.1)
+    prompt = make_evidence(centre("a"), 0.1)
     both = trained.decide(prompt, experts, forced=["second", "first", "second"])
     assert both.experts == (("second", 1, 0.5), ("first", 1, 0.5))
     assert both.forced
     assert trained.decide(prompt, experts, forced="first").experts == (("first", 1, 1.0),)
-    unknown = make_evidence(World(9).states("g", 1)[0], 4.0)
+    unknown = make_evidence(centre("g"), 4.0)
     base = trained.decide(unknown, experts, forced=None)
     assert (base.kind, base.forced, base.low_confidence) == ("base", True, True)
 
 
 def test_a_forced_expert_that_does_not_exist_is_named(trained: Router) -> None:
-    prompt = make_evidence(World(9).states("a", 1)[0], 0.1)
+    prompt = make_evidence(centre("a"), 0.1)
     with pytest.raises(UnknownExpertError, match=r"'missing'.*active: expert"):
         trained.decide(prompt, [arm(trained, "g")], forced=["missing"])
 
 
 def test_arms_may_change_between_prompts(trained: Router) -> None:
-    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    prompt = make_evidence(centre("g"), 3.0)
     expert = arm(trained, "g")
     assert trained.decide(prompt, [expert]).kind == "experts"
     assert trained.decide(prompt, []).kind == "base"
@@ -161,7 +184,7 @@ def test_arms_may_change_between_prompts(trained: Router) -> None:
 
 
 def test_an_expert_of_another_whitening_is_left_out(trained: Router, untrained: Router) -> None:
-    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    prompt = make_evidence(centre("g"), 3.0)
     assert trained.decide(prompt, [arm(untrained, "g")]).kind == "base"
 
 
@@ -178,14 +201,14 @@ def test_far_from_the_training_prompts_the_entropy_decides(trained: Router) -> N
 
 
 def test_an_empty_answer_is_certainly_wrong(trained: Router) -> None:
-    prompt = make_evidence(World(2).states("a", 1)[0], 0.0)
+    prompt = make_evidence(centre("a"), 0.0)
     confidence = trained.judge(prompt, make_trace([]))
     assert confidence.p_correct == 0.0
     assert trained.is_low(confidence)
 
 
 def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> None:
-    prompt = make_evidence(World(2).states("a", 1)[0], 0.1)
+    prompt = make_evidence(centre("a"), 0.1)
     sure, unsure = (trained.judge(prompt, make_trace([e, e])) for e in (0.05, 4.0))
     assert sure.calibrated
     assert not trained.is_low(sure)
@@ -195,7 +218,7 @@ def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> N
 
 
 def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> None:
-    prompt = make_evidence(World(3).states("g", 1)[0], 3.0)
+    prompt = make_evidence(centre("g"), 3.0)
     good, poor = arm(trained, "g", rate=0.95), arm(trained, "g", rate=0.2)
     trace = make_trace([1.5, 1.5])
     by_good, by_poor, by_both = (
@@ -212,7 +235,7 @@ def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> N
 
 
 def test_an_untrained_router_goes_by_percentiles(untrained: Router) -> None:
-    states = World(1).states("a", 1)[0]
+    states = centre("a")
     low, high = (untrained.decide(make_evidence(states, e)) for e in (1.0, 3.9))
     assert (low.p_prefill, low.low_confidence, high.low_confidence) == (None, False, True)
     assert low.uncertainty == pytest.approx(25.5 / 101)
@@ -335,7 +358,7 @@ def test_other_numerics_load_but_are_not_calibrated(trained: Router, tmp_path: P
     trained.save(tmp_path)
     other = replace(NUMERICS, quantization="nf4")
     router = Router.load(tmp_path, base_id="base", numerics=other)
-    prompt = make_evidence(World(2).states("a", 1)[0], 0.1)
+    prompt = make_evidence(centre("a"), 0.1)
     confidence = router.judge(prompt, make_trace([0.1]))
     assert not router.is_calibrated
     assert not confidence.calibrated
