@@ -47,8 +47,9 @@ class HeldOutFigures:
     """One held-out set before and after.
 
     `exact_*` is the share of answers greedy decoding gets exactly right, `loss_*` mean nats per
-    answer token. `improved` counts the examples whose loss fell. `gain` is the improvement of `metric` (for loss: before minus after), averaged
-    per fact or source, with its paired bootstrap interval.
+    answer token, `improved` the number of examples whose loss fell. `gain` is the improvement of
+    `metric` (for loss: before minus after), averaged per fact or source, with its paired
+    bootstrap interval.
     """
 
     split: SplitName

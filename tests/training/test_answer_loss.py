@@ -1,0 +1,111 @@
+"""The batched loss on cached prompts is the loss of a plain full pass, example by example."""
+
+import pytest
+import torch
+
+from adaptive_moe.experts.weights import LoraPair
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.batching import micro_batches, step_examples
+from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.synthesis import Example
+from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
+from tests.training.reference import reference_loss
+
+
+def random_weights(language_model, rank=3):
+    generator = torch.Generator().manual_seed(3)
+    return {
+        layer.name: LoraPair(
+            (torch.randn(rank, layer.in_features, generator=generator) * 0.1).requires_grad_(),
+            (torch.randn(rank, layer.out_features, generator=generator) * 0.1).requires_grad_(),
+        )
+        for layer in language_model.layers
+    }
+
+
+def losses_and_gradients(weights, total):
+    factors = [factor for pair in weights.values() for factor in (pair.a, pair.b)]
+    return torch.autograd.grad(total, factors, allow_unused=True)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, examples, make_bank):
+    language_model = tiny_language_model(architecture)
+    encoded = encode_examples(language_model, examples[:6]).examples
+    loss = AnswerLoss(language_model, encoded, activation=activation, prompt_cache_bytes=1 << 20)
+    bank, weights = make_bank(language_model), random_weights(language_model)
+    cache, mask = loss.prompts(range(6))
+    with bank.activate_weights(weights):
+        found = loss.compute(range(6), cache, mask)
+    gradients = losses_and_gradients(weights, found.total)
+    expected = [
+        reference_loss(language_model, item, weights, from_header=activation == "answer")
+        for item in encoded
+    ]
+    wanted = losses_and_gradients(weights, sum(expected))
+    assert torch.allclose(found.per_example, torch.stack(expected).detach(), rtol=1e-4, atol=1e-4)
+    assert found.tokens == sum(len(item.answer_ids) for item in encoded)
+    for got, want in zip(gradients, wanted, strict=True):
+        if want is not None:
+            assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
+def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, make_bank):
+    encoded = encode_examples(llama, examples[:8]).examples
+    bank, weights = make_bank(llama), random_weights(llama)
+    totals = []
+    for capacity in (0, 3000, 1 << 20):
+        loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=capacity)
+        for group in ([0, 1, 2], [5, 2, 7, 0]):
+            cache, mask = loss.prompts(group)
+            with bank.activate_weights(weights):
+                total = loss.compute(group, cache, mask).total
+        assert loss.cached_bytes <= capacity
+        totals.append(float(total.detach()))
+    assert totals[0] == pytest.approx(totals[1], abs=1e-5) == pytest.approx(totals[2], abs=1e-5)
+
+
+def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
+    prompt = (("user", "hello there"),)
+    prompt_ids = llama.encode("hello there").prompt_ids
+    ids = torch.tensor([[*prompt_ids, *llama.header_ids]])
+    produced = llama.model.generate(ids, max_new_tokens=3, do_sample=False)[0, ids.shape[1] :]
+    answer = llama.decode(produced.tolist())
+    encoded = encode_examples(llama, [Example(prompt, answer, "f", "x", "f", 1)]).examples
+    loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=0)
+    cache, mask = loss.prompts([0])
+    found = loss.compute([0], cache, mask)
+    wanted = [int(token) for token in produced]
+    greedy_gives_it = list(encoded[0].answer_ids) == wanted
+    assert bool(found.exact[0]) == greedy_gives_it
+
+
+def test_a_long_prompt_loses_its_left_end_and_the_answer_nothing(llama):
+    example = Example((("user", "x" * 600),), "short", "f", "x", "f", 1)
+    hopeless = Example((("user", "x"),), "y" * 600, "f", "x", "f", 2)
+    encoded = encode_examples(llama, [example, hopeless])
+    only = encoded.examples[0]
+    used = len(only.prompt_ids) + len(llama.header_ids) + len(only.answer_ids)
+    assert used == llama.context_length
+    assert llama.decode(only.answer_ids) == "short"
+    assert only.answer_ids[-1] in llama.eos_ids
+    assert encoded.cut == 1
+    assert [dropped.line for dropped, _ in encoded.dropped] == [2]
+
+
+def test_every_epoch_sees_every_example_once():
+    seen = [i for step in range(5) for i in step_examples(step, count=10, batch_size=4, seed=1)]
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert seen[:10] != seen[10:]
+    other = [i for step in range(5) for i in step_examples(step, count=10, batch_size=4, seed=2)]
+    assert seen != other
+
+
+def test_micro_batches_hold_everything_once_and_alike_lengths(llama, examples):
+    encoded = encode_examples(llama, examples).examples
+    groups = micro_batches(range(24), encoded, size=5)
+    assert sorted(i for group in groups for i in group) == list(range(24))
+    assert max(len(group) for group in groups) <= 5
+    longest = [len(encoded[group[0]].answer_ids) for group in groups]
+    assert longest == sorted(longest, reverse=True)

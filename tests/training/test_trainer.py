@@ -1,0 +1,224 @@
+"""Training learns, stops, resumes, and fails loudly."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+
+from adaptive_moe.errors import (
+    DivergedError,
+    InsufficientMemoryError,
+    TooFewExamplesError,
+    TrainingInterruptedError,
+)
+from adaptive_moe.training.adapter import Adapter
+from adaptive_moe.training.importance import gradient_importance, gradient_norm
+from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.steps import Stepper
+from adaptive_moe.training.trainer import learning_rate, train_lora
+from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
+
+
+def plan_for(language_model, rank=4):
+    return plan_ranks(language_model.layers, strategy="linear_decay", reference_rank=rank)
+
+
+def same_weights(first, second):
+    return first.keys() == second.keys() and all(
+        torch.equal(first[name].a, second[name].a) and torch.equal(first[name].b, second[name].b)
+        for name in first
+    )
+
+
+def train(language_model, make_bank, examples, settings, **more):
+    return train_lora(
+        language_model,
+        make_bank(language_model),
+        plan_for(language_model),
+        examples,
+        held_out=examples[:6],
+        settings=settings,
+        seed=0,
+        **more,
+    )
+
+
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_it_learns_what_it_is_taught(llama, make_bank, examples, quick, activation):
+    settings = quick.model_copy(
+        update={"max_steps": 150, "activation": activation, "evaluate_every": 25, "patience": 9}
+    )
+    result = train(llama, make_bank, examples[:8], settings)
+    assert result.loss_after < 0.3 * result.loss_before
+    assert result.exact_after > result.exact_before
+    assert result.best_step <= result.steps <= 150
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_takes_a_step(architecture, make_bank, examples, quick):
+    language_model = tiny_language_model(architecture)
+    before = {name: p.clone() for name, p in language_model.model.named_parameters()}
+    settings = quick.model_copy(update={"max_steps": 2, "evaluate_every": 2})
+    result = train(language_model, make_bank, examples, settings)
+    assert math.isfinite(result.loss_after)
+    assert result.steps == 2
+    assert {name: pair.a.shape[0] for name, pair in result.weights.items()} == dict(
+        plan_for(language_model).ranks
+    )
+    assert all(torch.equal(p, before[n]) for n, p in language_model.model.named_parameters())
+
+
+def test_the_same_inputs_give_the_same_weights(make_bank, examples, quick):
+    results = [train(tiny_language_model("llama"), make_bank, examples, quick) for _ in range(2)]
+    assert same_weights(results[0].weights, results[1].weights)
+
+
+@pytest.mark.parametrize("stop_after", [1, 4])
+def test_a_resumed_training_ends_in_the_same_weights(
+    tmp_path, make_bank, examples, quick, stop_after
+):
+    whole = train(tiny_language_model("llama"), make_bank, examples, quick)
+    steps = []
+    with pytest.raises(TrainingInterruptedError, match=f"after step {stop_after}"):
+        train(
+            tiny_language_model("llama"),
+            make_bank,
+            examples,
+            quick,
+            checkpoint=tmp_path / "run",
+            listener=lambda progress: steps.append(progress.step),
+            cancelled=lambda: len(steps) == stop_after,
+        )
+    resumed = train(
+        tiny_language_model("llama"),
+        make_bank,
+        examples,
+        quick,
+        checkpoint=tmp_path / "run",
+        listener=lambda progress: steps.append(progress.step),
+    )
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert same_weights(whole.weights, resumed.weights)
+    assert [dataclasses.replace(point) for point in whole.history] == list(resumed.history)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_foreign_or_broken_checkpoint_is_not_believed(
+    tmp_path, llama, make_bank, examples, quick
+):
+    folder = tmp_path / "run"
+    with pytest.raises(TrainingInterruptedError):
+        train(llama, make_bank, examples, quick, checkpoint=folder, cancelled=lambda: True)
+    other = train(llama, make_bank, examples[:20], quick, checkpoint=folder)
+    assert other.steps == quick.max_steps
+    folder.mkdir(exist_ok=True)
+    (folder / "training.safetensors").write_bytes(b"\xff" * 100)
+    again = train(llama, make_bank, examples[:20], quick, checkpoint=folder)
+    assert same_weights(other.weights, again.weights)
+
+
+def test_micro_batches_change_nothing_but_memory(make_bank, examples, quick):
+    whole, cut = (
+        train(
+            tiny_language_model("llama"),
+            make_bank,
+            examples,
+            quick.model_copy(update={"micro_batch_size": size}),
+        )
+        for size in (8, 3)
+    )
+    for name, pair in whole.weights.items():
+        assert torch.allclose(pair.b, cut.weights[name].b, atol=1e-3)
+
+
+def test_nonsense_gradients_abort_with_the_step(llama, make_bank, examples, quick):
+    with torch.no_grad():
+        llama.model.get_submodule(llama.layers[-1].name).weight.fill_(float("inf"))
+    with pytest.raises(DivergedError, match="step 3"):
+        train(llama, make_bank, examples, quick)
+
+
+def test_too_little_material_is_refused(llama, make_bank, examples, quick):
+    with pytest.raises(TooFewExamplesError):
+        train(llama, make_bank, examples[:3], quick)
+
+
+def test_memory_shortage_halves_the_micro_batch_for_good(
+    llama, make_bank, examples, quick, monkeypatch
+):
+    sizes = []
+    whole = Stepper._accumulate
+
+    def scarce(self, indexes):
+        sizes.append(self._size)
+        if self._size > 2:
+            raise torch.OutOfMemoryError("out of memory")
+        return whole(self, indexes)
+
+    monkeypatch.setattr(Stepper, "_accumulate", scarce)
+    result = train(llama, make_bank, examples, quick)
+    assert sizes == [8, 4, *[2] * 6]
+    assert result.skipped_steps == 0
+
+
+def test_when_nothing_fits_it_says_so(llama, make_bank, examples, quick, monkeypatch):
+    def never(_self, _indexes):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Stepper, "_accumulate", never)
+    with pytest.raises(InsufficientMemoryError):
+        train(llama, make_bank, examples, quick)
+
+
+def test_progress_counts_every_step(llama, make_bank, examples, quick):
+    events = []
+    result = train(llama, make_bank, examples, quick, listener=events.append)
+    assert [event.step for event in events] == list(range(1, 7))
+    assert events[-1].eta_seconds == 0
+    assert events[-1].held_out_loss == result.history[-1].held_out.loss
+    assert all(event.tokens_per_second > 0 for event in events)
+
+
+def test_the_rate_warms_up_and_decays_to_five_percent(quick):
+    settings = quick.model_copy(update={"max_steps": 101, "warmup_steps": 1})
+    rates = [learning_rate(step, settings) for step in range(101)]
+    assert rates[0] == pytest.approx(0.5 * settings.learning_rate)
+    assert rates[1] == settings.learning_rate
+    assert rates[100] == pytest.approx(0.06 * settings.learning_rate, rel=0.02)
+
+
+def test_a_new_adapter_changes_nothing_and_is_seeded(llama):
+    adapters = [
+        Adapter(plan_for(llama), llama.layers, seed=seed, device=llama.device) for seed in (1, 1, 2)
+    ]
+    first, again, other = (adapter.weights() for adapter in adapters)
+    assert same_weights(first, again)
+    assert not same_weights(first, other)
+    assert all(float(pair.b.detach().abs().max()) == 0 for pair in first.values())
+    bounds = {layer.name: layer.in_features**-0.5 for layer in llama.layers}
+    assert all(float(first[name].a.detach().abs().max()) <= bound for name, bound in bounds.items())
+
+
+def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, examples):
+    from adaptive_moe.training.answer_loss import AnswerLoss
+    from adaptive_moe.training.encoding import encode_examples
+
+    measured = gradient_importance(
+        llama, llama.layers, examples, bank=make_bank(llama), batch_size=len(examples)
+    )
+    encoded = encode_examples(llama, examples).examples
+    loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=0)
+    cache, mask = loss.prompts(range(len(encoded)))
+    weights = [llama.model.get_submodule(layer.name).weight for layer in llama.layers]
+    for weight in weights:
+        weight.requires_grad_(True)
+    found = loss.compute(range(len(encoded)), cache, mask)
+    gradients = torch.autograd.grad(found.total / found.tokens, weights)
+    for layer, gradient in zip(llama.layers, gradients, strict=True):
+        assert measured[layer.name] == pytest.approx(float(gradient.norm()), rel=1e-3)
+
+
+def test_the_gram_way_gives_the_same_norm():
+    x, d = torch.randn(5, 40), torch.randn(5, 30)
+    assert gradient_norm(x, d) == pytest.approx(float((x.T @ d).norm()), rel=1e-4)
