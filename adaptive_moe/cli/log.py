@@ -19,15 +19,15 @@ from adaptive_moe.errors import ConfigurationError
 _MASK = "***"
 _SECRETS = (
     re.compile(r"\b(hf|sk|pk|ghp|gho|ghs|github_pat|glpat|xox[abp])[-_][A-Za-z0-9_\-]{8,}"),
-    re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/\-]{6,}=*"),
+    re.compile(r"(?i)\b(bearer|authorization:\s*\w+)\s+[A-Za-z0-9._~+/\-]{6,}=*"),
     re.compile(
-        r"(?i)\b((?:api|access|auth|secret|private)?[_-]?(?:key|token|secret|password|passwd))"
+        r"(?i)\b((?:[a-z0-9]+[_-])*(?:(?:api|access|secret|private)[_-]?key|token|secret|passw(?:or)?d))"
         r"(\"?'?\s*[=:]\s*\"?'?)[^\s\"',;&]{4,}"
     ),
     re.compile(r"(?i)(://[^\s/:@]+:)[^\s/@]+(?=@)"),
 )
 _KEPT = (r"\1-" + _MASK, r"\1 " + _MASK, r"\1\2" + _MASK, r"\1" + _MASK)
-_OTHERS = ("transformers", "peft", "datasets", "huggingface_hub", "bitsandbytes", "urllib3")
+_OURS = "adaptive_moe"
 
 
 def configure_logging(settings: LoggingSettings, *, debug: bool, console: Console) -> None:
@@ -40,15 +40,14 @@ def configure_logging(settings: LoggingSettings, *, debug: bool, console: Consol
     if settings.file is not None:
         handlers.append(_file_handler(settings.file, settings))
     root = logging.getLogger()
-    for old in [one for one in root.handlers if one.get_name() == "adaptive_moe"]:
+    for old in [one for one in root.handlers if one.get_name() == _OURS]:
         root.removeHandler(old)
         old.close()
     for handler in handlers:
-        handler.set_name("adaptive_moe")
+        handler.set_name(_OURS)
+        handler.addFilter(_Ours("INFO" if debug else "ERROR"))
         root.addHandler(handler)
-    logging.getLogger("adaptive_moe").setLevel(level)
-    for name in _OTHERS:
-        logging.getLogger(name).setLevel("INFO" if debug else "ERROR")
+    logging.getLogger(_OURS).setLevel(level)
     if not debug:
         warnings.simplefilter("ignore")
 
@@ -58,6 +57,17 @@ def mask_secrets(text: str) -> str:
     for pattern, kept in zip(_SECRETS, _KEPT, strict=True):
         text = pattern.sub(kept, text)
     return text
+
+
+class _Ours(logging.Filter):
+    """Everything of ours; of other libraries only what is at least `level`."""
+
+    def __init__(self, level: str) -> None:
+        super().__init__(_OURS)
+        self._level = logging.getLevelName(level)
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return super().filter(record) or record.levelno >= self._level
 
 
 class _Plain(logging.Formatter):

@@ -76,9 +76,9 @@ def confidence_words(answer: "Answer") -> str:
     p_correct = answer.confidence.p_correct
     verdict = "low confidence" if answer.low_confidence else "confident"
     if p_correct is None:
-        return f"{verdict} (no probability: the router is untrained)"
+        return f"{verdict} (untrained router)"
     kind = "" if answer.confidence.calibrated else ", not calibrated"
-    return f"{verdict} (right with probability {p_correct:.2f}{kind})"
+    return f"{verdict} (p = {p_correct:.2f}{kind})"
 
 
 def coloured_answer(answer: "Answer") -> Text:

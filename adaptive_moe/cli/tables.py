@@ -56,7 +56,7 @@ def expert_parts(record: "ExpertRecord") -> tuple[RenderableType, ...]:
         facts_table(facts),
         *_section("Data", manifest.data),
         *_section("Gate", manifest.gate),
-        *_section("Training", manifest.training),
+        *_section("Training", {**manifest.training, "settings": None}),
         Text("Ranks", style="bold"),
         rank_map(ranks),
     )
@@ -120,7 +120,7 @@ def rank_map(ranks: Mapping[str, int]) -> Table:
         cells.setdefault(layer, {})[module] = rank
     modules = list(dict.fromkeys(module for row in cells.values() for module in row))
     largest = max(ranks.values(), default=1)
-    table = _table("layer", *modules)
+    table = _table("layer", *_last_words(modules))
     for column in table.columns[1:]:
         column.justify = "right"
     for layer, row in cells.items():
@@ -150,6 +150,12 @@ def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, object]:
         elif value is not None:
             flat[prefix + key] = value
     return flat
+
+
+def _last_words(names: Sequence[str]) -> Sequence[str]:
+    """The last part of every dotted name, or the whole names where those would be ambiguous."""
+    last = [name.rpartition(".")[2] for name in names]
+    return last if len(set(last)) == len(last) else names
 
 
 def _section(title: str, tree: Mapping[str, object]) -> tuple[RenderableType, ...]:

@@ -144,6 +144,5 @@ def verdict(outcome: "TrainingOutcome") -> Text:
     took = f" ({duration(outcome.seconds)})"
     if record.status == "active":
         return Text(f"✓ {name} passed the gate and serves from now on{took}", style="bold green")
-    reason = clean_line(record.reason) or "; ".join(map(clean_line, outcome.report.reasons))
     kept = "kept in quarantine" if record.status == "quarantine" else "not put into service"
-    return Text(f"✗ {name} is {kept}: {reason}{took}", style="bold red")
+    return Text(f"✗ {name} did not pass the gate; it is {kept}{took}", style="bold red")
