@@ -86,12 +86,15 @@ def plain(text: str) -> str:
 def as_phrase(title: str) -> str:
     """A header as it stands inside a sentence: capitals kept only where a whole word has them."""
     words = title.rstrip(" :").split()
-    capitalised = [word.istitle() for word in words if word[:1].isalpha()]
-    if all(capitalised):
+    if all(_is_capitalised(word) for word in words if word[:1].isalpha()):
         return " ".join(words).lower()
-    if words and words[0].istitle():
+    if _is_capitalised(words[0]):
         words[0] = words[0].lower()
     return " ".join(words)
+
+
+def _is_capitalised(word: str) -> bool:
+    return word[:1].isupper() and word[1:] == word[1:].lower()
 
 
 def _cells(line: str) -> list[str]:

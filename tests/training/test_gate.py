@@ -1,0 +1,117 @@
+"""The gate lets through what is proven to help and to harm nothing."""
+
+import json
+
+import pytest
+import torch
+
+from adaptive_moe.experts.weights import LoraPair
+from adaptive_moe.training.documents import Passage
+from adaptive_moe.training.gate import GuardItem, measure_guard, run_gate
+from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.retrieval import measure_retrieval
+from adaptive_moe.training.splits import Split
+from adaptive_moe.training.trainer import train_lora
+
+
+def guard(count):
+    return [GuardItem((("user", f"known {i}?"),), f"Answer {i}.", i % 5 == 0) for i in range(count)]
+
+
+def answerer(wrong=0):
+    def answer(prompts):
+        numbers = [prompt[-1][1].split()[1].rstrip("?") for prompt in prompts]
+        return [f"answer {n}" if int(n) >= wrong else "no idea" for n in numbers]
+
+    return answer
+
+
+GUARD = guard(300)
+RIGHT = answerer()
+
+
+@pytest.fixture
+def trained(llama, make_bank, examples, quick):
+    settings = quick.model_copy(update={"max_steps": 60, "evaluate_every": 30})
+    bank = make_bank(llama)
+    plan = plan_ranks(llama.layers, strategy="fixed", reference_rank=4)
+    result = train_lora(
+        llama, bank, plan, examples, held_out=examples[:12], settings=settings, seed=0
+    )
+
+    def gate(name="generalise", weights=result.weights, guards=GUARD, automatic=RIGHT):
+        split = Split(name, tuple(examples), tuple(examples[:12]), "digest")
+        return run_gate(
+            llama,
+            bank,
+            weights,
+            split,
+            passages=(),
+            guard=guards,
+            answer_automatic=automatic,
+            answer_forced=answerer(9),
+            settings=settings,
+            seed=0,
+        )
+
+    return gate
+
+
+def test_a_proven_gain_without_loss_is_accepted(trained):
+    report = trained()
+    assert report.accepted
+    assert report.reasons == ()
+    assert report.held_out.metric == "loss"
+    assert report.held_out.loss_after < report.held_out.loss_before
+    assert report.held_out.gain.low > 0
+    assert report.guard.bound == pytest.approx(0.00994, abs=1e-4)
+    assert report.guard_forced.lost == 9
+    json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_weights_that_change_nothing_are_rejected(trained, llama):
+    idle = {
+        layer.name: LoraPair(torch.ones(2, layer.in_features), torch.zeros(2, layer.out_features))
+        for layer in llama.layers
+    }
+    report = trained(weights=idle)
+    assert not report.accepted
+    assert "held-out gain of +0.000" in report.reasons[0]
+
+
+def test_recall_is_judged_by_exact_answers(trained):
+    report = trained(name="recall")
+    assert report.held_out.metric == "exact"
+    expected = report.held_out.exact_after - report.held_out.exact_before
+    assert report.held_out.gain.mean == pytest.approx(expected)
+
+
+def test_a_lost_guard_prompt_rejects_and_says_which_bound(trained):
+    report = trained(automatic=answerer(wrong=1))
+    assert not report.accepted
+    assert report.guard.lost == report.guard.near_lost == 1
+    assert "1 of 300 guard prompts" in report.reasons[0]
+    assert "1.57%" in report.reasons[0]
+
+
+def test_a_small_guard_set_cannot_prove_harmlessness(trained):
+    report = trained(guards=guard(50))
+    assert not report.accepted
+    assert "holds only 50 prompts" in report.reasons[0]
+
+
+def test_guard_answers_are_graded_after_normalisation():
+    figures = measure_guard(guard(10), answerer(wrong=3))
+    assert (figures.items, figures.lost, figures.near_items, figures.near_lost) == (10, 3, 2, 1)
+    assert figures.rate == pytest.approx(0.3)
+
+
+def test_retrieval_is_reported_beside_the_expert(examples):
+    table = "| Lake | Depth |\n| --- | --- |\n| Garda | 346 |\n| Como | 410 |"
+    passages = [Passage(table, ("Lakes",), "lakes.md", 1)]
+    asked = [
+        examples[0].__class__((("user", f"How deep is {lake}?"),), depth, lake, "x", "q", 1)
+        for lake, depth in (("Garda", "346"), ("Como", "410"), ("Garda", "999"))
+    ]
+    figures = measure_retrieval(passages, (), asked)
+    assert (figures.hits, figures.questions) == (2, 3)

@@ -1,0 +1,111 @@
+"""What measures is never taught."""
+
+import dataclasses
+
+import pytest
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.errors import TooFewExamplesError
+from adaptive_moe.training.documents import split_markdown
+from adaptive_moe.training.material import Material, Row, question_key
+from adaptive_moe.training.splits import split_examples
+from adaptive_moe.training.synthesis import synthesise
+
+SETTINGS = TrainingSettings(min_examples=4)
+
+
+def rows(count, group=None):
+    words = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath", "iris", "jade"]
+    return tuple(
+        Row(
+            (("user", f"Say how {words[i % 10]} and {words[i // 10]} meet number {i}?"),),
+            f"answer {i}",
+            "rows.jsonl",
+            i + 1,
+            group(i) if group else None,
+        )
+        for i in range(count)
+    )
+
+
+def material(taught, passages=()):
+    return Material("test", tuple(taught), tuple(passages), (), "digest")
+
+
+def document():
+    lines = "\n".join(f"| thing{i} | {i * 7} |" for i in range(20))
+    return list(split_markdown(f"| Thing | Weight |\n| --- | --- |\n{lines}", file="t.md"))
+
+
+def test_example_files_generalise_and_documents_recall():
+    assert split_examples(material(rows(60)), (), SETTINGS, 0).name == "generalise"
+    passages = document()
+    split = split_examples(material((), passages), synthesise(passages, seed=0), SETTINGS, 0)
+    assert split.name == "recall"
+    taught = {example.fact for example in split.train}
+    assert {example.fact for example in split.held_out} == taught
+
+
+def test_generalise_keeps_sources_whole():
+    split = split_examples(material(rows(80, lambda i: f"source {i // 4}")), (), SETTINGS, 0)
+    sides = [{example.fact for example in side} for side in (split.train, split.held_out)]
+    assert not sides[0] & sides[1]
+    assert 8 <= len(split.held_out) <= 20
+    assert len(split.train) + len(split.held_out) == 80
+
+
+def test_near_copies_of_a_question_stay_on_one_side():
+    long = (
+        "please explain in your own words and with one example what number {} has to do with it all"
+    )
+    copies = [
+        Row((("user", long.format(i // 2) + "?" * (i % 2)),), f"a{i}", "r", i + 1)
+        for i in range(40)
+    ]
+    split = split_examples(material(copies), (), SETTINGS, 0)
+    sides = [
+        {question_key(example.prompt[0][1]) for example in side}
+        for side in (split.train, split.held_out)
+    ]
+    assert not sides[0] & sides[1]
+
+
+def test_rows_can_be_recalled_too():
+    settings = SETTINGS.model_copy(update={"split": "recall"})
+    split = split_examples(material(rows(30)), (), settings, 0)
+    assert {example.answer for example in split.train} == {
+        example.answer for example in split.held_out
+    }
+    taught = {example.prompt for example in split.train}
+    assert not taught & {example.prompt for example in split.held_out}
+
+
+def test_both_kinds_of_material_report_the_other_split():
+    passages = document()
+    split = split_examples(material(rows(60), passages), synthesise(passages, seed=0), SETTINGS, 0)
+    assert split.name == "recall"
+    assert split.other
+    taught = {example.prompt for example in split.train}
+    assert not taught & {example.prompt for example in (*split.held_out, *split.other)}
+
+
+def test_reserved_questions_are_not_taught():
+    passages = document()
+    synthesised = synthesise(passages, seed=0)
+    plain = split_examples(material((), passages), synthesised, SETTINGS, 0)
+    reserved = frozenset({question_key(plain.train[0].prompt[0][1])})
+    kept = split_examples(
+        dataclasses.replace(material((), passages), reserved=reserved), synthesised, SETTINGS, 0
+    )
+    keys = {question_key(example.prompt[0][1]) for example in kept.train}
+    assert not keys & reserved
+
+
+def test_the_digest_is_that_of_the_split():
+    first, again, other = (split_examples(material(rows(60)), (), SETTINGS, s) for s in (0, 0, 1))
+    assert first.digest == again.digest != other.digest
+
+
+def test_too_few_examples_are_refused():
+    with pytest.raises(TooFewExamplesError):
+        split_examples(material(rows(3)), (), SETTINGS, 0)

@@ -1,0 +1,145 @@
+"""Documents become facts, facts become questions, and held-out forms stay held out."""
+
+from pathlib import Path
+
+import pytest
+
+from adaptive_moe.training.documents import split_markdown
+from adaptive_moe.training.facts import extract_facts
+from adaptive_moe.training.material import question_key
+from adaptive_moe.training.phrasings import DEFINITION_FORMS, FORMS, held_out_forms
+from adaptive_moe.training.statements import questions_from
+from adaptive_moe.training.synthesis import synthesise
+
+# A made-up world, so that no fact or wording can come from anywhere else.
+DOCUMENT = """# ABC moons
+
+The night tide of a moon is its lowest water. It is also called the ebb.
+
+| Moon | Night tide | Keeper's Mark |
+| --- | --- | --- |
+| **Orlo** | 12 | `Qa` |
+| Petrin | 31 | `Zu` |
+| Sarve | 47 | - |
+| Tamu | 58 | `Ly` |
+
+The ebb of Orlo is 12. Orlo floods its harbour up to mark Qa; nobody lives there.
+The ebb of Petrin is 31. Petrin floods its harbour up to mark Zu.
+Sarve has 47 measures of water at night. Tamu has 58 measures of water at night.
+The night tide of Tamu is 59, some say.
+"""
+
+
+def passages(text=DOCUMENT, file="moons.md"):
+    return list(split_markdown(text, file=file))
+
+
+def test_table_cells_become_facts_with_their_place():
+    base = extract_facts(passages())
+    found = {(fact.subject, fact.relation): (fact.value, fact.line) for fact in base.facts}
+    assert found["Orlo", "night tide"] == ("12", 7)
+    assert found["Petrin", "keeper's mark"] == ("Zu", 8)
+    assert ("Sarve", "keeper's mark") not in found
+    assert len(base.facts) == 7
+    assert {fact.kind for fact in base.facts} == {"moon"}
+
+
+def test_contradictions_are_reported_and_the_table_stands():
+    base = extract_facts(passages())
+    assert len(base.conflicts) == 1
+    assert "Tamu" in base.conflicts[0]
+    assert "59" in base.conflicts[0]
+    tamu = [fact.value for fact in base.facts if fact.key.startswith("tamu|night tide")]
+    assert tamu == ["58"]
+
+
+def test_the_documents_own_words_name_the_relation():
+    names = extract_facts(passages()).names["night tide"]
+    assert names[0] == "night tide"
+    assert {"ebb", "lowest water", "tide"} <= set(names)
+
+
+def test_sentences_that_state_facts_become_questions():
+    statements = extract_facts(passages()).statements["night tide"]
+    assert "{subject} has {value} measures of water at night" in statements
+    questions = {text for pattern in statements for _, text in questions_from(pattern)}
+    assert "How many measures of water at night does {subject} have?" in questions
+
+
+@pytest.mark.parametrize(
+    ("pattern", "question"),
+    [
+        ("{subject} flows into {value}", "What does {subject} flow into?"),
+        ("{subject} rises to height {value}", "Which height does {subject} rise to?"),
+        ("the well of {subject} is {value}", "What is the well of {subject}?"),
+        ("{subject} is carved from {value}", "What is {subject} carved from?"),
+        ("in {subject} the bird {value} nests", "In {subject}, which bird nests?"),
+        ("{value} is the oldest tree of {subject}", "Which is the oldest tree of {subject}?"),
+        ("{subject}, nicknamed {value}", "How is {subject} nicknamed?"),
+        ("{subject} carries {value} by rail", "What does {subject} carry by rail?"),
+    ],
+)
+def test_statements_turn_into_questions(pattern, question):
+    assert question in {text for _, text in questions_from(pattern)}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The founder of Brill is Ana Ros.", ("Brill", "founder", "Ana Ros")),
+        ("Ana Ros is the founder of Brill.", ("Brill", "founder", "Ana Ros")),
+        ("Brill has the motto Onward.", ("Brill", "motto", "Onward")),
+        ("# Mottos\n\n- Brill: Onward\n- Cole: Never back", ("Brill", "mottos", "Onward")),
+        ("A brill is a flat fish.", None),
+        ("Brill is a quiet town by the sea.", ("Brill", "", "a quiet town by the sea")),
+    ],
+)
+def test_prose_and_lists_state_facts(text, expected):
+    found = [
+        (fact.subject, fact.relation, fact.value) for fact in extract_facts(passages(text)).facts
+    ]
+    assert (found[0] if found else None) == expected
+
+
+def test_every_fact_is_asked_in_many_ways_with_a_short_answer():
+    examples = synthesise(passages(), seed=0)
+    per_fact = {}
+    for example in examples:
+        per_fact.setdefault(example.fact, set()).add(question_key(example.prompt[0][1]))
+        assert example.file == "moons.md"
+    assert len(per_fact) == 7
+    assert min(len(questions) for questions in per_fact.values()) >= 12
+    orlo = {example.answer for example in examples if example.fact == "orlo|night tide"}
+    assert orlo == {"12"}
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_held_out_forms_are_never_generated_for_training(seed):
+    forms = held_out_forms(seed)
+    examples = synthesise(passages(), seed=seed)
+    measured = {question_key(e.prompt[0][1]) for e in examples if e.form in forms}
+    trained = {question_key(e.prompt[0][1]) for e in examples if e.form not in forms}
+    assert measured
+    assert not measured & trained
+    assert forms <= FORMS.keys() | DEFINITION_FORMS.keys()
+    assert len(forms) < 0.3 * (len(FORMS) + len(DEFINITION_FORMS))
+
+
+def test_the_same_documents_and_seed_give_the_same_examples():
+    assert synthesise(passages(), seed=3) == synthesise(passages(), seed=3)
+    assert synthesise(passages(), seed=3) != synthesise(passages(), seed=4)
+
+
+def test_text_without_facts_becomes_sentences_to_complete():
+    text = "When the wind turned, all the small boats went back to the harbour at once."
+    examples = synthesise(passages(text), seed=0)
+    assert examples[0].prompt[0][1].startswith("Complete: When the wind turned")
+    assert examples[0].answer.endswith("harbour at once")
+
+
+def test_the_synthesiser_knows_no_pack():
+    folder = Path(__file__).parents[2] / "adaptive_moe" / "training"
+    names = ["facts", "aliases", "phrasings", "prose", "statements", "synthesis", "tables"]
+    source = " ".join((folder / f"{name}.py").read_text().lower() for name in names)
+    for word in ["symbol", "atomic", "element", "status code", "exception", "constellation"]:
+        assert word not in source
