@@ -13,6 +13,7 @@ from adaptive_moe.cli.options import (
     CommonOptions,
     as_overrides,
 )
+from adaptive_moe.cli.program import Command
 from adaptive_moe.cli.terminal import Terminal, open_terminal
 from adaptive_moe.config.settings import Settings
 
@@ -37,7 +38,7 @@ def command(app: typer.Typer, name: str, *settings: str) -> Callable[[Body], Bod
 
         own = list(inspect.signature(body, eval_str=True).parameters.values())[1:]
         _pretend(invoke, own, settings, inspect.getdoc(body) or "")
-        app.command(name)(invoke)
+        app.command(name, cls=Command)(invoke)
         return body
 
     return register

@@ -2,10 +2,12 @@
 
 import typer
 
+from adaptive_moe.cli.program import Group
+
 
 def group(purpose: str) -> typer.Typer:
     """An empty group; `purpose` is its help text."""
-    app = typer.Typer(help=purpose, rich_markup_mode=None)
+    app = typer.Typer(cls=Group, help=purpose, rich_markup_mode=None)
 
     @app.callback(invoke_without_command=True, help=purpose)
     def show_help(context: typer.Context) -> None:

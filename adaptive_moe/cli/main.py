@@ -20,10 +20,11 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"adaptive-moe {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback(invoke_without_command=True)

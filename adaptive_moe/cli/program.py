@@ -7,13 +7,25 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from adaptive_moe.cli.failures import Failure, describe
 from adaptive_moe.cli.safe_text import clean
 
 
-class Program(TyperGroup):
+class Command(TyperCommand):
+    """A command whose context is of the public class that our functions are annotated with."""
+
+    context_class = typer.Context
+
+
+class Group(TyperGroup):
+    """The same for a group of commands."""
+
+    context_class = typer.Context
+
+
+class Program(Group):
     """The root command. A command returns its exit code; None means 0."""
 
     def main(  # type: ignore[override]  # it always leaves through sys.exit

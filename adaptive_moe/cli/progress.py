@@ -2,7 +2,7 @@
 
 import time
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, final
+from typing import TYPE_CHECKING, final
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -33,7 +33,7 @@ class TrainingBar:
         self._task: TaskID | None = None
         self._told = 0.0
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "TrainingBar":
         if self._console.is_terminal:
             self._progress.start()
         return self
