@@ -42,12 +42,18 @@ def private_file(path: Path) -> Path:
 
 
 def append_json(path: Path, record: Mapping[str, object]) -> None:
-    """Add one JSON line to a private file and force it to the disk."""
-    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    """Add one JSON line to a private file and force it to the disk.
+
+    A line that a crash cut short is ended first, so that it cannot swallow this one.
+    """
+    line = (json.dumps(record) + "\n").encode()
+    descriptor = os.open(path, os.O_CREAT | os.O_APPEND | os.O_RDWR, 0o600)
+    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            line = b"\n" + line
+        file.write(line)
+        os.fsync(descriptor)
 
 
 @final

@@ -12,10 +12,12 @@ from adaptive_moe.cli.options import (
     SETTING_OPTIONS,
     CommonOptions,
     as_overrides,
+    in_options_words,
 )
 from adaptive_moe.cli.program import Command
 from adaptive_moe.cli.terminal import Terminal, open_terminal
 from adaptive_moe.config.settings import Settings
+from adaptive_moe.errors import ConfigurationError
 
 Body = Callable[..., int | None]  # the terminal first, then its own options; gives the exit code
 
@@ -60,7 +62,10 @@ def prepare(
     above = inherited or {}
     file = common["config"] or above.get("config")
     words = [*_words(above), *_words(common), *as_overrides(settings or {})]
-    resolved = load_settings(cast(Path | None, file), overrides=words)
+    try:
+        resolved = load_settings(cast(Path | None, file), overrides=words)
+    except ConfigurationError as error:
+        raise ConfigurationError(in_options_words(str(error), settings or {})) from error
     debug = bool(common["debug"] or above.get("debug"))
     as_json = bool(common["as_json"] or above.get("as_json"))
     terminal = open_terminal(resolved, as_json=as_json, debug=debug)

@@ -129,3 +129,11 @@ def as_overrides(values: Mapping[str, object]) -> Sequence[str]:
         if value is not None
         for key in SETTING_OPTIONS[name].keys
     ]
+
+
+def in_options_words(message: str, values: Mapping[str, object]) -> str:
+    """A complaint about settings, naming the options that were given instead of their keys."""
+    for name, value in values.items():
+        for key in SETTING_OPTIONS[name].keys if value is not None else ():
+            message = message.replace(f"--set: {key}:", f"--{name.replace('_', '-')}:")
+    return "; ".join(dict.fromkeys(message.split("; ")))

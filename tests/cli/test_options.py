@@ -1,6 +1,6 @@
 import pytest
 
-from adaptive_moe.cli.options import as_overrides, parse_route
+from adaptive_moe.cli.options import as_overrides, in_options_words, parse_route
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.errors import ConfigurationError
 
@@ -24,3 +24,9 @@ def test_options_are_settings_whatever_characters_they_hold():
     assert (settings.generation.seed, settings.training.seed) == (5, 5)
     assert settings.training.rank == 3
     assert settings.store is None
+
+
+def test_a_complaint_names_the_option_that_was_given():
+    words = in_options_words("--set: generation.seed: bad; --set: training.seed: bad", {"seed": -1})
+    assert words == "--seed: bad"
+    assert in_options_words("--set: training.rank: bad", {"rank": None}).startswith("--set")
