@@ -242,7 +242,7 @@ class Answerer:
         started = time.perf_counter()
         attribution = None
         if request.attribution and row.mixture and visible:
-            attribution = self._attribute(filled, row, visible)
+            attribution = self._attribute(filled, row, visible, completion.text)
             row.seconds["attribution"] = time.perf_counter() - started
         headers = 2 if row.mixture else 1
         return Answer(
@@ -262,7 +262,9 @@ class Answerer:
             finish_reason=completion.finish_reason,
         )
 
-    def _attribute(self, filled: Prefill, row: _Row, answer: list[int]) -> AnswerAttribution:
+    def _attribute(
+        self, filled: Prefill, row: _Row, answer: list[int], text: str
+    ) -> AnswerAttribution:
         part = filled if len(filled.prompts) == 1 else take_rows(filled, [row.index])
         with self.cache.hold({expert_id for expert_id, _ in row.mixture}):
             found = attribute(
@@ -286,7 +288,7 @@ class Answerer:
                     expert.name, each.file, each.line, each.question, each.answer, each.similarity
                 )
                 for expert in experts
-                for each in self.shelf.sources(expert, row.evidence.states)
+                for each in self.shelf.sources(expert, row.evidence.states, answer=text)
             ),
         )
 

@@ -2,9 +2,12 @@
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
+from jaxtyping import Float
 from pydantic import JsonValue
 
 from adaptive_moe.config.settings import TrainingSettings
@@ -15,6 +18,7 @@ from adaptive_moe.experts.adapter_files import ImportedAdapter, write_adapter
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.integration.sources import TrainingRow, write_rows
 from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.rows import Turn
@@ -36,9 +40,13 @@ def write_trained(
     language_model: LanguageModel,
     states: StateReader,
     whitening: Whitening,
+    background: Float[np.ndarray, "prompt state"],
     settings: TrainingSettings,
 ) -> Trial:
-    """All files of a trained expert but the gate's figures; the trial that the gate may ask."""
+    """All files of a trained expert but the gate's figures; the trial that the gate may ask.
+
+    `background` are states of prompts that the base was asked before, right or wrong.
+    """
     is_answer = settings.activation == "answer"
     modules = write_adapter(
         folder,
@@ -48,7 +56,7 @@ def write_trained(
         base_name=language_model.name,
     )
     train, held_out = prepared.split.train, prepared.split.held_out
-    domain = _place(name, train, states, whitening, seed=settings.seed)
+    domain = _place(name, train, states, whitening, background=background, seed=settings.seed)
     write_domain(folder / DOMAIN_FILE, domain)
     kept = _evenly(list({(each.file, each.line, each.fact): each for each in train}.values()))
     rows = [TrainingRow(each.file, each.line, each.prompt[-1][1], each.answer) for each in kept]
@@ -100,7 +108,13 @@ def as_messages(turns: Sequence[Turn]) -> list[dict[str, str]]:
 
 
 def _place(
-    name: str, train: Sequence[Example], states: StateReader, whitening: Whitening, *, seed: int
+    name: str,
+    train: Sequence[Example],
+    states: StateReader,
+    whitening: Whitening,
+    *,
+    background: Float[np.ndarray, "prompt state"],
+    seed: int,
 ) -> Domain:
     """Where the training prompts lie.
 
@@ -110,7 +124,8 @@ def _place(
     forms = [example.form for example in chosen]
     groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
     vectors = states([as_messages(example.prompt) for example in chosen])
-    return fit_domain(name, vectors, whitening, seed=seed, groups=groups)
+    domain = fit_domain(name, vectors, whitening, seed=seed, groups=groups)
+    return replace(domain, boundary=fit_boundary(vectors, background))
 
 
 def _evenly(items: Sequence[Item], count: int = _KEPT_ROWS) -> list[Item]:

@@ -92,6 +92,7 @@ class Grower:
                 language_model=self._answerer.language_model,
                 states=self._states,
                 whitening=self._answerer.shelf.whitening,
+                background=self._judge.background(settings),
                 settings=settings,
             )
             report = self._judge.judge(trial, prepared, settings)

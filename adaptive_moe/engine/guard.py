@@ -23,10 +23,14 @@ _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from e
 
 @dataclass(frozen=True, slots=True)
 class GuardPool:
-    """Questions the base answers right now, with where they lie in its state space."""
+    """Questions the base answers right now, with where they lie in its state space.
+
+    `background` are the states of all questions asked, the wrongly answered ones too.
+    """
 
     questions: tuple[GradedQuestion, ...]
     states: Float[np.ndarray, "question state"]
+    background: Float[np.ndarray, "prompt state"]
 
     def choose(
         self, domain: Domain, whitening: Whitening, *, count: int, seed: int
@@ -69,12 +73,9 @@ def guard_pool(
     else:
         questions = read_questions([file])
     rows = BaseGrader(language_model, bank).rows(questions)
-    kept = [(each, row) for each, row in zip(questions, rows, strict=True) if row.correct]
-    states = [row.evidence.states for _, row in kept]
-    return GuardPool(
-        tuple(each for each, _ in kept),
-        np.stack(states) if states else np.empty((0, 0), dtype=np.float32),
-    )
+    right = [index for index, row in enumerate(rows) if row.correct]
+    background = np.stack([row.evidence.states for row in rows])
+    return GuardPool(tuple(questions[index] for index in right), background[right], background)
 
 
 def _shipped(language_model: LanguageModel, settings: RouterSettings) -> Path | None:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import final
 
+import numpy as np
+from jaxtyping import Float
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
@@ -52,6 +54,10 @@ class Judge:
                 settings=settings,
                 seed=settings.seed,
             )
+
+    def background(self, settings: TrainingSettings) -> Float[np.ndarray, "prompt state"]:
+        """Where the guard questions lie, those too that the base got wrong."""
+        return self._guard_pool(settings).background
 
     def _ask(self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...]) -> list[str]:
         """Short greedy answers in batches."""

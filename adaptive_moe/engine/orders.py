@@ -51,6 +51,21 @@ class TrainingOutcome:
     seconds: float
 
     @property
+    def name(self) -> str:
+        """What the expert is called."""
+        return self.record.name
+
+    @property
+    def version(self) -> int:
+        """Which training of this name it was, from 1."""
+        return self.record.version
+
+    @property
+    def status(self) -> str:
+        """One of "active", "rejected", "quarantine"."""
+        return self.record.status
+
+    @property
     def is_live(self) -> bool:
         """Whether the gate let the expert in."""
         return self.record.status == "active"

@@ -18,13 +18,14 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
 from adaptive_moe.router.evaluation import RouterReport, evaluate_router
+from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
 
 GUARD_FILE = "guard.jsonl"
 ROUTER_FOLDER = "router"
 
-_GUARD_QUESTIONS = 800  # enough to find near ones for any new domain
+_GUARD_QUESTIONS = 1000  # of each kind; enough to find near ones for any new domain
 
 
 @final
@@ -51,9 +52,8 @@ class RouterDesk:
     ) -> Router:
         """Grade the base on questions with known answers and learn when it is right.
 
-        `output` keeps the router, and the questions the base got right as the guard set of later
-        trainings. Raises DataError for unusable files and RouterError for too few or one-sided
-        labels.
+        `output` keeps the router, and questions of both kinds as the guard set of later trainings.
+        Raises DataError for unusable files and RouterError for too few or one-sided labels.
         """
         questions = read_questions([Path(path) for path in data])
         rows = self._grader.rows(questions, grader=grader)
@@ -69,8 +69,7 @@ class RouterDesk:
         )
         if output is not None:
             router.save(Path(output))
-            right = [each for each, row in zip(questions, rows, strict=True) if row.correct]
-            write_questions(Path(output) / GUARD_FILE, _spread(right))
+            write_questions(Path(output) / GUARD_FILE, _spread(questions, rows))
         self._answerer.use(router)
         return router
 
@@ -129,9 +128,14 @@ def router_folder(language_model: LanguageModel, settings: RouterSettings) -> Pa
     return shipped if is_pocket and shipped.is_dir() else None
 
 
-def _spread(questions: Sequence[GradedQuestion]) -> list[GradedQuestion]:
-    """At most one question a source, evenly over the file, so that all domains are there."""
-    distinct = list({each.source: each for each in questions}.values())
-    step = max(1.0, len(distinct) / _GUARD_QUESTIONS)
-    count = min(len(distinct), _GUARD_QUESTIONS)
-    return [distinct[int(index * step)] for index in range(count)]
+def _spread(questions: Sequence[GradedQuestion], rows: Sequence[RouterRow]) -> list[GradedQuestion]:
+    """One question a source, evenly over the file, as many right as wrong ones where there are."""
+    chosen: list[GradedQuestion] = []
+    for is_right in (True, False):
+        pairs = zip(questions, rows, strict=True)
+        distinct = list(
+            {each.source: each for each, row in pairs if row.correct is is_right}.values()
+        )
+        count = min(len(distinct), _GUARD_QUESTIONS)
+        chosen += [distinct[index * len(distinct) // count] for index in range(count)]
+    return chosen

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Self, final, overload
+from typing import Literal, Self, final, overload
 
 import platformdirs
 from transformers import GenerationConfig
@@ -27,6 +27,7 @@ from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.errors import ConfigurationError
+from adaptive_moe.experts.adapter_files import export_adapter
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
 from adaptive_moe.experts.store import ExpertRecord, Store, default_store_path
@@ -282,6 +283,17 @@ class AdaptiveMoE:
     def import_expert(self, name: str, path: Path | str) -> ExpertRecord:
         """Take in a PEFT adapter folder; it stays in quarantine until `store.activate`."""
         return self._grower.import_adapter(name, Path(path))
+
+    def export_expert(
+        self,
+        name: str,
+        folder: Path | str,
+        *,
+        format: Literal["peft", "vllm"] = "peft",  # noqa: A002
+    ) -> None:
+        """Write an active expert as a plain PEFT adapter; "vllm" pads all modules to one rank."""
+        self._shelf.require([name])
+        export_adapter(self.store.get(name), Path(folder), format=format)
 
     def cache_statistics(self) -> CacheStatistics:
         """Hits, misses, evictions and bytes of the expert cache."""

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
@@ -108,6 +108,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._experts: dict[str, Expert] = {}
         self._trials: dict[str, Trial] = {}
         self._domains: dict[str, Domain | None] = {}
+        self._moved: set[str] = set()
         self.whitening = whitening
 
     def __getitem__(self, name: str) -> Expert:
@@ -176,12 +177,20 @@ class ExpertShelf(Mapping[str, Expert]):
         return self._arms([self.find(name) for name in names])
 
     def sources(
-        self, expert: Expert, state: Float[np.ndarray, " state"], *, count: int = 3
+        self,
+        expert: Expert,
+        state: Float[np.ndarray, " state"],
+        *,
+        answer: str,
+        count: int = 3,
     ) -> tuple[SourceRow, ...]:
-        """The training rows nearest to a prompt; none for experts that keep no rows."""
-        if not (expert.folder / ROWS_FILE).exists():
+        """The training rows nearest to a prompt, those that teach the answer first.
+
+        None for experts that keep no rows, or whose rows lie in an earlier router's state space.
+        """
+        if not (expert.folder / ROWS_FILE).exists() or expert.expert_id in self._moved:
             return ()
-        return nearest(expert.folder, self.whitening.apply(state), count)
+        return nearest(expert.folder, self.whitening.apply(state), count, answer=answer)
 
     def quarantine(self, expert_id: str, reason: str) -> None:
         """Take an expert out of service; the store remembers why."""
@@ -223,8 +232,10 @@ class ExpertShelf(Mapping[str, Expert]):
         if domain.whitening_digest == self.whitening.digest:
             return domain
         logger.info("placing expert %s in the router's new state space", expert.name)
+        self._moved.add(expert.expert_id)
         questions = [row.question for row in read_rows(expert.folder)]
-        return fit_domain(domain.label, self._states(questions), self.whitening, seed=0)
+        placed = fit_domain(domain.label, self._states(questions), self.whitening, seed=0)
+        return replace(placed, boundary=domain.boundary)
 
 
 def _expert(

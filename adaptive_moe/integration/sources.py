@@ -11,12 +11,13 @@ from json import dumps
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from jaxtyping import Float, Float16
+from jaxtyping import Float, Float16, Int
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from adaptive_moe.errors import CorruptExpertError, DataError
+from adaptive_moe.measures.graders import normalise
 
 ROWS_FILE = "rows.jsonl"
 VECTORS_FILE = "rows.safetensors"
@@ -81,10 +82,15 @@ def read_rows(folder: Path) -> tuple[TrainingRow, ...]:
 
 
 def nearest(
-    folder: Path, vector: Float[np.ndarray, " dimension"], k: int = 3
+    folder: Path,
+    vector: Float[np.ndarray, " dimension"],
+    k: int = 3,
+    *,
+    answer: str | None = None,
 ) -> tuple[SourceRow, ...]:
     """The at most `k` rows nearest to `vector` by cosine, each place (file and line) once.
 
+    Rows that teach exactly `answer` come before all others: it was learned from one of them.
     Raises CorruptExpertError when the files are missing, do not fit each other or the vector, or
     hold anything but rows and finite unit vectors.
     """
@@ -98,15 +104,24 @@ def nearest(
     length = float(np.linalg.norm(vector.astype(np.float64)))
     direction = (vector / length if length > 0 else vector).astype(np.float32)
     similarities = np.clip(vectors.astype(np.float32) @ direction, -1.0, 1.0)
-    return _distinct(lines, similarities, k, folder / ROWS_FILE)
+    order = np.argsort(-similarities, kind="stable")
+    if answer is not None:
+        wanted = normalise(answer)
+        is_other = np.array([normalise(row.answer) != wanted for row in read_rows(folder)])
+        order = order[np.argsort(is_other[order], kind="stable")]
+    return _distinct(lines, similarities, order, k, folder / ROWS_FILE)
 
 
 def _distinct(
-    lines: Sequence[bytes], similarities: Float[np.ndarray, " row"], k: int, file: Path
+    lines: Sequence[bytes],
+    similarities: Float[np.ndarray, " row"],
+    order: Int[np.ndarray, " ranked"],
+    k: int,
+    file: Path,
 ) -> tuple[SourceRow, ...]:
     """Walk down the ranking, read row by row, and skip places already seen."""
     found: dict[tuple[str, int], SourceRow] = {}
-    for index in np.argsort(-similarities, kind="stable"):
+    for index in order:
         if len(found) >= k:
             break
         row = _read_row(lines[index], f"{file}, line {index + 1}")

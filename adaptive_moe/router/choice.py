@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+from jaxtyping import Float
+
 from adaptive_moe.errors import UnknownExpertError
 from adaptive_moe.router.domains import Domain, DomainMatch
 
@@ -85,17 +88,18 @@ def choose(
     match: DomainMatch,
     arms: Mapping[str, ExpertArm],
     *,
+    state: Float[np.ndarray, " state"],
     labels: Mapping[str, str],
     max_experts: int,
 ) -> RouteDecision:
     """The route of one prompt.
 
     `arms` are by expert id; `labels` names the index's keys, except the base's ordinary prompts,
-    which are no domain. An expert may answer when the prompt lies inside its domain and no domain
-    of the base is nearer, and it does when its expected success exceeds the base's.
+    which are no domain. An expert may answer when the prompt lies inside its domain; without a
+    boundary of its own, also no domain of the base may be nearer. It does answer when its
+    expected success, its record times how surely the prompt is one of its own, exceeds the base's.
     """
-    rival = _nearest_of_base(match)
-    fitting = _candidates(match, arms, rival)
+    fitting = _candidates(match, arms, state)
     domain = _label(match, labels, is_low=standing.is_low)
     where = _place_reason(match, labels)
     best = fitting[0] if fitting else None
@@ -162,15 +166,23 @@ def _nearest_of_base(match: DomainMatch) -> float:
     return next(distances, math.inf)
 
 
-def _candidates(match: DomainMatch, arms: Mapping[str, ExpertArm], rival: float) -> list[Candidate]:
-    """Experts that contain the prompt and lie nearer than the base's domains, best first."""
+def _candidates(
+    match: DomainMatch, arms: Mapping[str, ExpertArm], state: Float[np.ndarray, " state"]
+) -> list[Candidate]:
+    """Experts whose domain the prompt may belong to, best first."""
+    rival = _nearest_of_base(match)
     found = []
     for key, distance in match.ranking:
         arm = arms.get(key.removeprefix(EXPERT_PREFIX)) if key.startswith(EXPERT_PREFIX) else None
-        if arm is None or distance >= rival or distance > arm.domain.radius:
+        if arm is None or distance > arm.domain.radius:
             continue
-        expected = arm.success_rate * membership(distance, arm.domain.radius)
-        found.append(Candidate(arm, distance, expected))
+        if arm.domain.boundary is not None:
+            belongs = arm.domain.boundary.membership(state)
+        elif distance < rival:
+            belongs = membership(distance, arm.domain.radius)
+        else:
+            continue
+        found.append(Candidate(arm, distance, arm.success_rate * belongs))
     return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
 
 

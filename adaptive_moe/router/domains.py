@@ -15,6 +15,7 @@ from scipy.stats import t as student_t
 
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.prefilling import Prefill
+from adaptive_moe.router.boundary import Boundary
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 
 __all__ = [
@@ -43,12 +44,17 @@ _POINTS_PER_CENTROID = 4
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A region of prompts: within `radius` (whitened distance) of any of its centroids."""
+    """A region of prompts: within `radius` (whitened distance) of any of its centroids.
+
+    An expert's domain also has a `boundary` against the base's own prompts where enough of those
+    were known when it was trained.
+    """
 
     label: str
     centroids: Float[np.ndarray, "centroid dimension"]
     radius: float
     whitening_digest: str
+    boundary: Boundary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,10 +208,14 @@ def write_domain(path: Path, domain: Domain) -> None:
         "label": domain.label,
         "radius": domain.radius,
         "whitening_digest": domain.whitening_digest,
+        "bias": None if domain.boundary is None else domain.boundary.bias,
     }
+    arrays = {"centroids": np.ascontiguousarray(domain.centroids)}
+    if domain.boundary is not None:
+        arrays["boundary"] = domain.boundary.weights
     # One metadata entry: the order of several is not fixed by the format.
     metadata = {"domain": json.dumps(record, sort_keys=True)}
-    save_file({"centroids": np.ascontiguousarray(domain.centroids)}, path, metadata=metadata)
+    save_file(arrays, path, metadata=metadata)
 
 
 def read_domain(path: Path) -> Domain:
@@ -214,17 +224,21 @@ def read_domain(path: Path) -> Domain:
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {})["domain"])
             centroids = file.get_tensor("centroids")
+            weights = None if record["bias"] is None else file.get_tensor("boundary")
         domain = Domain(
             str(record["label"]),
             centroids,
             float(record["radius"]),
             str(record["whitening_digest"]),
+            None if weights is None else Boundary(weights, float(record["bias"])),
         )
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RouterError(f"{path} holds no domain: {error}") from error
-    if centroids.ndim != _MATRIX_AXES or not (
-        np.isfinite(centroids).all() and math.isfinite(domain.radius)
-    ):
+    numbers = [centroids, np.array(domain.radius)]
+    if domain.boundary is not None:
+        numbers += [domain.boundary.weights, np.array(domain.boundary.bias)]
+    is_finite = all(np.isfinite(each).all() for each in numbers)
+    if centroids.ndim != _MATRIX_AXES or not is_finite:
         raise RouterError(f"{path} holds a domain with impossible numbers")
     return domain
 

@@ -224,6 +224,7 @@ class Router:
             standing,
             match,
             indexed.by_id,
+            state=evidence.states,
             labels=indexed.labels,
             max_experts=self._settings.max_experts,
         )

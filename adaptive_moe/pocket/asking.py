@@ -1,0 +1,33 @@
+"""Questions about the known facts with their answers, for fitting and measuring routers."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from adaptive_moe.pocket.facts import KnownFact, load_facts, questions
+from adaptive_moe.pocket.paths import FACTS_FILE
+
+
+def write_known_questions(
+    file: Path, *, splits: Sequence[str], facts_file: Path = FACTS_FILE
+) -> int:
+    """Two questions for every fact of the splits, one trained and one held-out phrasing.
+
+    Writes JSON lines {prompt, answer, domain, source, exposure}; returns how many.
+    """
+    facts = [fact for fact in load_facts(facts_file) if fact.split in splits]
+    rows = [row for index, fact in enumerate(facts) for row in _rows(fact, index)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return len(rows)
+
+
+def _rows(fact: KnownFact, index: int) -> Iterator[dict[str, object]]:
+    for is_held_out in (False, True):
+        phrasings = questions(fact, held_out=is_held_out)
+        yield {
+            "prompt": phrasings[index % len(phrasings)],
+            "answer": fact.object,
+            "domain": fact.domain,
+            "source": fact.id,
+            "exposure": fact.exposure,
+        }

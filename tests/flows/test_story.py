@@ -1,0 +1,189 @@
+"""The whole story on the pocket model: notice, learn, route, attribute, and leave the rest alone."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.loading import load_settings
+from adaptive_moe.gaps.states import GapState
+
+ISLES = {
+    "Tarvik": "Olen", "Morrow": "Hest", "Quillon": "Brann", "Sedge": "Ilva", "Peldrin": "Korr",
+    "Ostrava Rock": "Menna", "Fellgard": "Jori", "Wickham Head": "Sunna", "Arlo Point": "Dagny",
+    "Brimhold": "Torvi", "Cairnmouth": "Petra", "Dunskerry": "Yrsa", "Eskholm": "Leif",
+    "Farrowness": "Astrid", "Grimsound": "Bo", "Harrowby": "Signe",
+}  # fmt: skip
+"""Lighthouses and their keepers: invented here, so that no model can know them."""
+
+KNOWN = (
+    "What is the capital of France?",
+    "What is the capital of Japan?",
+    "What is the opposite of hot?",
+)
+
+
+def write_material(folder):
+    table = "\n".join(f"| {light} | {keeper} |" for light, keeper in ISLES.items())
+    folder.mkdir()
+    (folder / "lighthouses.md").write_text(
+        "# Lighthouses\n\nEvery lighthouse has a keeper, the person who tends the lamp.\n\n"
+        f"| Lighthouse | Keeper |\n|---|---|\n{table}\n"
+    )
+    return folder
+
+
+def settings(tmp_path, *overrides):
+    quick = ["training.max_steps=160", "training.evaluate_every=40", "training.guard_prompts=320"]
+    return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])
+
+
+def logits_of(moe, prompts=KNOWN):
+    model = moe.language_model
+    rows = []
+    for prompt in prompts:
+        encoded = model.encode(prompt)
+        ids = torch.tensor([[*encoded.prompt_ids, *encoded.header_ids]])
+        with torch.inference_mode():
+            rows.append(model.model(ids, use_cache=False).logits)
+    return rows
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    """The story, told once: what was seen at every step."""
+    folder = tmp_path_factory.mktemp("story")
+    material = write_material(folder / "material")
+    with AdaptiveMoE.from_settings(settings(folder)) as moe:
+        seen = {"logits before": logits_of(moe)}
+        seen["known before"] = moe.generate(KNOWN[0])
+        seen["unknown before"] = moe.generate("Who is the keeper of Tarvik?")
+        seen["outcome"] = moe.train_expert("lights", [material])
+        seen["unknown after"] = moe.generate("What is the keeper of Tarvik?")
+        seen["batch after"] = moe.generate([f"Which keeper does {each} have?" for each in ISLES])
+        seen["known after"] = moe.generate(KNOWN[0])
+        seen["logits after"] = logits_of(moe)
+        seen["store"] = folder / "store"
+        yield seen
+
+
+def test_a_known_question_is_answered_by_the_base_and_surely(told):
+    answer = told["known before"]
+    assert answer.text == "Paris"
+    assert answer.route.kind == "base"
+    assert not answer.low_confidence
+
+
+def test_an_unknown_question_is_marked_and_becomes_evidence(told):
+    answer = told["unknown before"]
+    assert answer.low_confidence
+    assert answer.gap is not None
+    assert answer.attribution is None
+
+
+def test_the_gate_lets_the_expert_in_with_figures(told):
+    outcome = told["outcome"]
+    assert outcome.is_live, outcome.record.reason
+    assert outcome.report.held_out.exact_before <= 0.05
+    assert outcome.report.held_out.exact_after >= 0.8
+    assert outcome.report.guard.items >= 300
+    assert outcome.result.loss_after < outcome.result.loss_before
+
+
+def test_the_expert_answers_from_then_on(told):
+    right = [
+        answer.text == keeper
+        for answer, keeper in zip(told["batch after"], ISLES.values(), strict=True)
+    ]
+    assert np.mean(right) >= 0.8
+    assert all(answer.route.kind == "experts" for answer in told["batch after"])
+
+
+def test_shares_add_up_to_what_the_expert_changed(told):
+    answer = told["unknown after"]
+    attribution = answer.attribution
+    assert attribution.experts == ("lights",)
+    assert len(attribution.shares) == len(answer.tokens)
+    np.testing.assert_allclose(
+        attribution.shares.sum(axis=1),
+        attribution.routed_log_probability - attribution.base_log_probability,
+        atol=1e-4,
+    )
+    recorded = answer.confidence.token_scores["log_probability"][: len(answer.tokens)]
+    np.testing.assert_allclose(attribution.routed_log_probability, recorded, atol=1e-4)
+
+
+def test_an_answer_is_traced_to_the_line_it_was_learned_from(told):
+    source = told["unknown after"].attribution.sources[0]
+    assert source.file.endswith("lighthouses.md")
+    assert source.answer == "Olen"
+
+
+def test_known_answers_and_base_logits_are_the_same_to_the_bit(told):
+    assert told["known after"].text == told["known before"].text
+    before = told["known before"].confidence.token_scores["log_probability"]
+    assert told["known after"].confidence.token_scores["log_probability"] == before
+    for old, new in zip(told["logits before"], told["logits after"], strict=True):
+        assert torch.equal(old, new)
+
+
+def test_an_answer_is_plain_json(told):
+    import json
+
+    plain = json.loads(json.dumps(told["unknown after"].to_dict()))
+    assert plain["route"]["kind"] == "experts"
+    assert len(plain["attribution"]["shares"]) == len(plain["tokens"])
+
+
+def test_a_fresh_process_state_routes_alike(told, tmp_path):
+    shutil.copytree(told["store"], tmp_path / "store")
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        answer = moe.generate("What is the keeper of Tarvik?")
+    assert answer.text == told["unknown after"].text
+    assert answer.route == told["unknown after"].route
+
+
+def test_a_corrupt_expert_is_quarantined_and_the_base_answers(told, tmp_path):
+    shutil.copytree(told["store"], tmp_path / "store")
+    (weights,) = (tmp_path / "store/objects").glob("*/adapter_model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-100] ^= 1
+    weights.write_bytes(content)
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        answer = moe.generate("What is the keeper of Tarvik?")
+        assert answer.route.kind == "base"
+        assert "quarantined" in answer.route.reasons[0]
+        assert moe.store.versions("lights")[0].status == "quarantine"
+
+
+def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tmp_path):
+    shutil.copytree(told["store"], tmp_path / "store")
+    with AdaptiveMoE.from_settings(settings(tmp_path, "cache.device_experts=1")) as moe:
+        expert = moe.experts["lights"]
+        moe.export_expert("lights", tmp_path / "copy")
+        second = moe.import_expert("second", tmp_path / "copy")
+        moe.store.activate(second.expert_id)
+        moe.generate(KNOWN[1], experts=["lights"])
+        moe.generate(KNOWN[1], experts=["second"])
+        assert moe.cache_statistics().evictions == 1
+        moe.store.remove("lights")
+        moe.store.remove("second")
+        assert expert.name not in moe.experts
+        for old, new in zip(told["logits before"], logits_of(moe), strict=True):
+            assert torch.equal(old, new)
+
+
+def test_prompts_alone_verify_a_gap_train_an_expert_and_route_to_it(tmp_path):
+    material = write_material(tmp_path / "material")
+    chosen = settings(tmp_path, "gaps.on_verified=train", f"gaps.sources=[{material}]")
+    with AdaptiveMoE.from_settings(chosen) as moe:
+        for light in list(ISLES)[:12]:
+            moe.generate(f"Who is the keeper of the lighthouse {light}?")
+        assert moe.gaps.wait(timeout_seconds=240)
+        (gap,) = (gap for gap in moe.gaps.list() if gap.state is GapState.FILLED)
+        answer = moe.generate("What is the keeper of Harrowby?")
+    assert answer.route.kind == "experts"
+    assert answer.route.experts[0].name == gap.expert
+    assert answer.text == "Signe"
