@@ -64,6 +64,11 @@ class AnswerLoss:
         """Bytes of prompt key-values held now."""
         return self._cache.used_bytes if self._cache is not None else 0
 
+    def read_ahead(self) -> None:
+        """Fill the prompt cache; to be done while nothing is active."""
+        if self._cache is not None:
+            self._cache.read_ahead()
+
     def prompts(self, indexes: Sequence[int]) -> tuple[Cache | None, Int[Tensor, "batch time"]]:
         """The base's view of the prompts; to be taken while nothing is active."""
         if self._cache is not None:

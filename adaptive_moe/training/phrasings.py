@@ -7,42 +7,93 @@ import random
 FORMS: dict[str, str] = {
     "what-of": "What is the {relation} of {subject}?",
     "what-for": "What is the {relation} for {subject}?",
+    "whats-of": "What's the {relation} of {subject}?",
     "what-possessive": "What is {subject}'s {relation}?",
+    "what-would": "What would be the {relation} of {subject}?",
     "what-does-have": "What {relation} does {subject} have?",
+    "what-given": "What {relation} is given for {subject}?",
+    "what-listed": "What is listed as the {relation} of {subject}?",
     "which-does-have": "Which {relation} does {subject} have?",
     "which-belongs": "Which {relation} belongs to {subject}?",
     "which-goes": "Which {relation} goes with {subject}?",
+    "which-is-of": "Which is the {relation} of {subject}?",
+    "which-should": "Which {relation} should I write for {subject}?",
+    "which-fits": "Which {relation} fits {subject}?",
+    "which-stands": "Which {relation} stands next to {subject} in the list?",
     "for-what": "For {subject}, what is the {relation}?",
+    "for-which": "For {subject} which {relation} is right?",
+    "of-what": "Of {subject}, what is the {relation}?",
+    "in-case": "In the case of {subject}, what is the {relation}?",
+    "when-comes": "When it comes to {subject}, which {relation} is it?",
+    "if-asked": "If I am asked for the {relation} of {subject}, what do I say?",
+    "someone": "Someone wants the {relation} of {subject}. What is it?",
     "colon": "{subject}: {relation}?",
     "noun-of": "{relation} of {subject}?",
     "noun-for": "{relation} for {subject}?",
     "possessive": "{subject}'s {relation}?",
     "two-words": "{subject} {relation}",
+    "two-words-back": "{relation} {subject}",
+    "comma": "{subject}, {relation}",
     "tell-of": "Tell me the {relation} of {subject}.",
     "tell-possessive": "Tell me {subject}'s {relation}.",
+    "tell-which": "Tell me which {relation} {subject} has.",
+    "tell-what": "Tell me what the {relation} of {subject} is.",
     "give-for": "Give the {relation} for {subject}.",
     "give-of": "Give me the {relation} of {subject}.",
     "name-of": "Name the {relation} of {subject}.",
     "state-of": "State the {relation} of {subject}.",
+    "say-what": "Say what the {relation} of {subject} is.",
+    "write-down": "Write down the {relation} of {subject}.",
     "look-up": "Look up the {relation} of {subject}.",
+    "find": "Find the {relation} that {subject} has.",
+    "remind": "Remind me of the {relation} of {subject}.",
+    "forgot": "I forgot the {relation} of {subject}.",
     "know": "Do you know the {relation} of {subject}?",
+    "know-which": "Do you know which {relation} {subject} has?",
     "can-you": "Can you tell me the {relation} of {subject}?",
+    "could-you": "Could you give me {subject}'s {relation}?",
     "need": "I need the {relation} of {subject}.",
     "looking": "I am looking for the {relation} of {subject}.",
+    "want-know": "I want to know the {relation} of {subject}.",
+    "wonder": "I wonder what {relation} {subject} has.",
     "about-its": "I am looking at {subject}. What is its {relation}?",
+    "read-its": "I read about {subject}. Which {relation} does it have?",
+    "take-its": "Take {subject}. What is its {relation}?",
     "then-its": "{subject}. What is the {relation}?",
     "has-which": "{subject} has which {relation}?",
+    "has-what": "{subject} has what as its {relation}?",
+    "as-what": "What does {subject} have as its {relation}?",
+    "by-which": "By which {relation} do we know {subject}?",
+    "with-which": "With which {relation} does {subject} go?",
     "is-what": "The {relation} of {subject} is what?",
     "statement": "The {relation} of {subject} is",
     "statement-dots": "The {relation} of {subject} is ...",
     "statement-its": "{subject} has the {relation}",
-    "as-what": "What does {subject} have as its {relation}?",
+    "gap": "{subject} has the {relation} ___.",
     "kind-of": "What is the {relation} of the {kind} {subject}?",
     "kind-which": "Which {relation} does the {kind} {subject} have?",
     "kind-tell": "Tell me the {relation} of {kind} {subject}.",
     "kind-given": "Given the {kind} {subject}, what is its {relation}?",
     "kind-colon": "{kind} {subject}, {relation}?",
     "kind-what": "What is {kind} {subject}'s {relation}?",
+    "kind-called": "There is a {kind} called {subject}. What is its {relation}?",
+}
+# For subjects of which the documents state only one thing, so that naming them is enough.
+BARE_FORMS: dict[str, str] = {
+    "bare": "{subject}?",
+    "bare-what": "What about {subject}?",
+    "bare-and": "And {subject}?",
+    "bare-tell": "Tell me about {subject}.",
+    "bare-asking": "I am asking about {subject}.",
+    "bare-say": "What can you say about {subject}?",
+    "bare-look": "Look up {subject}.",
+    "bare-know": "What do you know about {subject}?",
+    "bare-need": "I need {subject}.",
+    "bare-which": "Which one is it for {subject}?",
+    "bare-where": "Where does {subject} stand?",
+    "bare-how": "How is it with {subject}?",
+    "bare-what-is": "What is it for {subject}?",
+    "bare-kind": "And the {kind} {subject}?",
 }
 # Where the answer is not named by a relation ("X is a Y").
 DEFINITION_FORMS: dict[str, str] = {
@@ -69,6 +120,11 @@ _PREFIXES = (
     "Help me: {}",
     "I forgot. {}",
     "So, {}",
+    "Tell me, {}",
+    "My friend asks: {}",
+    "A quick check: {}",
+    "In short: {}",
+    "I never remember this. {}",
 )
 _SUFFIXES = (
     "{} Please.",
@@ -76,15 +132,34 @@ _SUFFIXES = (
     "{} Answer briefly.",
     "{} Just the answer.",
     "{} Do you know?",
+    "{} I am not sure.",
+    "{} One word will do.",
 )
-_PLAIN, _PREFIXED, _SUFFIXED = 0.5, 0.68, 0.78  # cumulative shares; the rest changes only its dress
+# Words that say nothing about what is asked; learning to see past them is learning to see past
+# those of any person.
+_FILLER_WORDS = (
+    "actually again ahead all along also always anyone anything around ask at back because before "
+    "behind being best book call called carry case come commonly correct day does each else ever "
+    "every exactly find first follow found get given go good grown guess hand have hear here home "
+    "how inside just keep kind know known last later learn leave let like look made make mean meet "
+    "most much must near need never new next normally note now often old once one only open order "
+    "other our own page part people perhaps person pick place please point put quite read really "
+    "right said same see seen serve set show shown simply since some someone something sometimes "
+    "somewhere sort spot stand start still student such sure take tell thing think time today told "
+    "try turn under use used usually wait want was way well where while who whole why will with "
+    "without work world would write year yet you your"
+)
+_FILLERS = _FILLER_WORDS.split()
+_PLAIN, _PREFIXED, _SUFFIXED = 0.35, 0.5, 0.6  # cumulative shares of the ways to dress
+_THINNED, _FILLED = 0.75, 0.92
 _LOWER, _NO_END = 0.25, 0.25
+_DROPPED = 0.4  # of the words that may go when a question is thinned
 
 
 def held_out_forms(seed: int) -> frozenset[str]:
     """The whole forms that no training question may have; the same for every training of a seed.
 
-    Chosen from the fixed list alone, before any document is looked at.
+    Chosen from the fixed lists alone, before any document is looked at.
     """
     chance = random.Random(f"held-out forms {seed}")  # noqa: S311  not for security
     chosen: set[str] = set()
@@ -94,16 +169,50 @@ def held_out_forms(seed: int) -> frozenset[str]:
     return frozenset(chosen)
 
 
-def dress(question: str, *, chance: random.Random) -> str:
-    """Leave a question as it is (half of the time) or add a prefix, a suffix, change its casing."""
+def dress(question: str, *, keep: str, chance: random.Random) -> str:
+    """Leave a question as it is or change its words around those of `keep`.
+
+    A prefix, a suffix, words left out, fillers put in; then, often, another casing or no full
+    stop. The words of `keep` (subject and relation) always stay, in their order.
+    """
     text = question[:1].upper() + question[1:]
     kind = chance.random()
     if kind < _PLAIN:
         return text
     if kind < _PREFIXED:
         text = chance.choice(_PREFIXES).format(text)
-    elif kind < _SUFFIXED and text.endswith(("?", ".")):
-        text = chance.choice(_SUFFIXES).format(text)
+    elif kind < _SUFFIXED:
+        text = chance.choice(_SUFFIXES).format(text) if text.endswith(("?", ".")) else text
+    elif kind < _THINNED:
+        text = _thin(text, keep, chance)
+    elif kind < _FILLED:
+        text = _fill(text, keep, chance)
     if chance.random() < _NO_END:
         text = text.rstrip("?. ")
     return text.lower() if chance.random() < _LOWER else text
+
+
+def _thin(text: str, keep: str, chance: random.Random) -> str:
+    """Leave out some of the words that do not say what is asked."""
+    kept = {word.strip("?.,:").casefold() for word in keep.split()}
+    words = [
+        word
+        for word in text.split()
+        if word.strip("?.,:'s").casefold() in kept
+        or word.strip("?.,:").casefold() in kept
+        or chance.random() > _DROPPED
+    ]
+    return " ".join(words) if words else text
+
+
+def _fill(text: str, keep: str, chance: random.Random) -> str:
+    """Put a few fillers in, never inside the subject or the relation."""
+    kept = {word.strip("?.,:").casefold() for word in keep.split()}
+    words = text.split()
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randint(0, len(words))
+        before = words[place - 1].strip("?.,:").casefold() if place else ""
+        after = words[place].strip("?.,:").casefold() if place < len(words) else ""
+        if not (before in kept and after in kept):
+            words.insert(place, chance.choice(_FILLERS))
+    return " ".join(words)

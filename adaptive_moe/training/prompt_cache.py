@@ -58,6 +58,13 @@ class PromptCache:
         return self._used_bytes
 
     @torch.no_grad()
+    def read_ahead(self) -> None:
+        """Read every prompt that is to be kept now, so that all later steps take equally long."""
+        for index, block in self._block_of.items():
+            if index not in self._kept:
+                self._keep(self._read_rows(block))
+
+    @torch.no_grad()
     def batch(self, indexes: Sequence[int]) -> tuple[Cache, Int[Tensor, "batch time"]]:
         """A fresh cache of these prompts and its mask (1 = a token); it may be continued freely."""
         ids, mask = left_pad(

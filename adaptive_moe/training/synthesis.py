@@ -2,12 +2,19 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.facts import FactBase, extract_facts
-from adaptive_moe.training.phrasings import DEFINITION_FORMS, FORMS, dress, held_out_forms
+from adaptive_moe.training.phrasings import (
+    BARE_FORMS,
+    DEFINITION_FORMS,
+    FORMS,
+    dress,
+    held_out_forms,
+)
 from adaptive_moe.training.prose import clauses
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.statements import questions_from
@@ -17,6 +24,7 @@ _MAX_STATEMENTS = 12  # patterns of one relation that are turned into questions
 _OWN_NAME = 0.5  # share of questions that use the relation's own name where it has others
 _STATED = 0.4  # share of questions made from the documents' sentences where there are any
 _WITH_KIND = 0.2  # share of questions that say what the subject is
+_BARE = 0.15  # share of questions that name the subject only, where that is enough
 _MIN_CLOZE_WORDS = 6
 
 
@@ -65,6 +73,7 @@ class _Writer:
             )
             for relation, patterns in base.statements.items()
         }
+        self._relations_of = Counter(fact.subject for fact in base.facts)
         self._title_words = title_words
         self._held_out = held_out_forms(seed)
         self._seed = seed
@@ -81,7 +90,8 @@ class _Writer:
             seen.add(_key(question))
             yield _example(question, fact, form)
         for form, text in self._draw_forms(trained, usable, fact, count, chance):
-            question = dress(self._fill(text, fact, chance), chance=chance)
+            keep = f"{fact.subject} {' '.join(self._names.get(fact.relation, ()))}"
+            question = dress(self._fill(text, fact, chance), keep=keep, chance=chance)
             if _key(question) not in seen:
                 seen.add(_key(question))
                 yield _example(question, fact, form)
@@ -99,6 +109,14 @@ class _Writer:
         chance.shuffle(stated)
         from_text = min(len(stated), round(count * _STATED))
         yield from stated[:from_text]
+        if self._relations_of[fact.subject] == 1 and fact.relation:
+            bare = [
+                (name, text)
+                for name, text in BARE_FORMS.items()
+                if fact.kind or "{kind}" not in text
+            ]
+            yield from chance.sample(bare, min(len(bare), round(count * _BARE)))
+            from_text += min(len(bare), round(count * _BARE))
         order: list[str] = []
         while len(order) < count - from_text:
             order += chance.sample(list(trained), len(trained))

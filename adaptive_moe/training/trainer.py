@@ -12,7 +12,7 @@ from pathlib import Path
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import DivergedError, TooFewExamplesError, TrainingInterruptedError
 from adaptive_moe.experts.bank import LoraBank
-from adaptive_moe.experts.weights import LoraPair, LoraWeights
+from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
@@ -26,8 +26,11 @@ from adaptive_moe.training.checkpoints import (
 from adaptive_moe.training.encoding import EncodedSet, encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.ranks import RankPlan
+from adaptive_moe.training.results import HistoryPoint, TrainingResult
 from adaptive_moe.training.steps import Evaluation, Stepper, evaluate
 from adaptive_moe.training.synthesis import Example
+
+__all__ = ["HistoryPoint", "TrainingResult", "learning_rate", "train_lora"]
 
 _FINAL_RATE = 0.05  # of the peak; a constant rate plateaus
 _MAX_SKIPPED = 3  # non-finite steps in a row
@@ -35,41 +38,6 @@ _SOLVED = 1.0  # every held-out answer exactly right
 _LESS = 1e-4  # nats per token; a smaller gain does not reset the patience
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPoint:
-    """One held-out evaluation: after how many steps, and the training loss since the last one."""
-
-    step: int
-    loss: float | None
-    held_out: Evaluation
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingResult:
-    """The best weights seen (scaling folded in) and how the training went.
-
-    Losses are held-out nats per answer token; `exact_before` and `exact_after` the share of
-    held-out answers that greedy decoding gets exactly right. `steps` counts those taken, `tokens`
-    the answer tokens trained on. `skipped_steps` were not finite. `cut_prompts` lost their left
-    end to fit the context, `dropped_examples` could not be used.
-    """
-
-    weights: LoraWeights
-    steps: int
-    best_step: int
-    tokens: int
-    seconds: float
-    loss_before: float
-    loss_after: float
-    exact_before: float
-    exact_after: float
-    history: tuple[HistoryPoint, ...]
-    skipped_steps: int
-    cut_prompts: int
-    dropped_examples: int
-    prompt_cache_bytes: int
 
 
 def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
@@ -129,6 +97,7 @@ class _State:
     step: int = 0
     tokens: int = 0
     seconds: float = 0.0
+    reading_seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
     stale: int = 0
@@ -186,6 +155,9 @@ class _Run:
     ) -> None:
         state, settings = self._state, self._settings
         started = time.perf_counter() - state.seconds
+        with self._bank.activate_weights({}):
+            self._loss.read_ahead()
+        state.reading_seconds += time.perf_counter() - started - state.seconds
         if not state.history:
             self._evaluate()
         while state.step < settings.max_steps and not self._is_done():
@@ -228,6 +200,7 @@ class _Run:
             cut_prompts=self._cut,
             dropped_examples=self._dropped,
             prompt_cache_bytes=self._loss.cached_bytes,
+            reading_seconds=state.reading_seconds,
         )
 
     def save(self, folder: Path) -> None:
@@ -302,12 +275,13 @@ class _Run:
         state = self._state
         latest = state.history[-1].held_out
         left = self._settings.max_steps - state.step
+        per_step = (state.seconds - state.reading_seconds) / state.step
         return TrainingProgress(
             step=state.step,
             steps=self._settings.max_steps,
             loss=loss if loss is not None else float("nan"),
             tokens_per_second=state.tokens / max(state.seconds, 1e-9),
-            eta_seconds=0.0 if self._is_done() else state.seconds / state.step * left,
+            eta_seconds=0.0 if self._is_done() else per_step * left,
             learning_rate=rate,
             held_out_loss=latest.loss,
             held_out_exact=latest.exact,
