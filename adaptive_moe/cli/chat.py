@@ -49,26 +49,31 @@ def chat(
 
 def _converse(talk: "Conversation", reader: "LineReader") -> int:
     """Read, answer, repeat, until Ctrl-D or /exit."""
-    from adaptive_moe.cli.chat_commands import obey
-    from adaptive_moe.cli.line_editor import read_message
-
     talk.greet()
     while True:
         try:
-            text = read_message(reader)
-        except EOFError:
-            break
+            if not _take_turn(talk, reader):
+                break
         except KeyboardInterrupt:
             if not talk.interactive:
                 raise
             talk.terminal.note("Ctrl-D or /exit leaves.")
-            continue
-        if not text.strip():
-            continue
-        with talk.surviving():
-            if not text.startswith("/"):
-                talk.reply(text)
-            elif not obey(talk, text):
-                break
     talk.farewell()
     return 0
+
+
+def _take_turn(talk: "Conversation", reader: "LineReader") -> bool:
+    """Read one message or command and act on it; false at the end."""
+    from adaptive_moe.cli.chat_commands import obey
+    from adaptive_moe.cli.line_editor import read_message
+
+    try:
+        text = read_message(reader)
+    except EOFError:
+        return False
+    with talk.surviving():
+        if text.startswith("/"):
+            return obey(talk, text)
+        if text.strip():
+            talk.reply(text)
+    return True

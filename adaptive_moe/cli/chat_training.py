@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from adaptive_moe.cli.chat_log import append_json, state_folder
 from adaptive_moe.cli.progress import duration
 from adaptive_moe.cli.training_view import outcome_parts, train_with_bar
-from adaptive_moe.errors import ConfigurationError, GapError
+from adaptive_moe.errors import ConfigurationError, DataError, GapError
 
 if TYPE_CHECKING:
     from adaptive_moe.cli.conversation import Conversation
@@ -48,10 +48,15 @@ def offer_to_fill(talk: "Conversation", gap: "Gap") -> None:
     """A gap was just declared: say how to fill it, or ask when there is material."""
     if talk.terminal.settings.gaps.on_verified == "train":
         talk.terminal.note("A training is queued; the expert answers once the gate accepts it.")
-    elif sources(talk) and talk.interactive:
-        _fill(talk, gap)
-    else:
-        talk.terminal.note("/gap shows the evidence; /train NAME PATH teaches it.")
+        return
+    if sources(talk) and talk.interactive:
+        try:
+            _fill(talk, gap)
+        except DataError as error:
+            talk.terminal.note(f"The material at hand does not do: {error}")
+        else:
+            return
+    talk.terminal.note("/gap shows the evidence; /train NAME PATH teaches it.")
 
 
 def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:

@@ -1,6 +1,6 @@
 """One conversation: its turns, the reply as it streams in, and what is kept of it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, final
@@ -90,12 +90,13 @@ class Conversation:
         messages = [*messages_of(self.turns), {"role": "user", "content": prompt}]
         pieces: list[str] = []
         answer, gap = None, None
-        try:
-            answer, gap = self._stream(messages, pieces)
-        finally:
-            if pieces and not self.terminal.as_json:
-                self._write("\n")
-            self._keep(prompt, pieces, answer)
+        with stopping_on_interrupt() as stop:
+            try:
+                answer, gap = self._stream(messages, pieces, stop)
+            finally:
+                if pieces and not self.terminal.as_json:
+                    self._write("\n")
+                self._keep(prompt, pieces, answer)
         if answer is not None:
             self._tell(answer)
         if gap is not None:
@@ -126,27 +127,26 @@ class Conversation:
             return False
 
     def _stream(
-        self, messages: list[dict[str, str]], pieces: list[str]
+        self, messages: list[dict[str, str]], pieces: list[str], stop: Callable[[], bool]
     ) -> "tuple[Answer | None, Gap | None]":
         from adaptive_moe.engine.events import Finished, GapFound, Token
 
         answer, gap = None, None
         experts = parse_route(self.route)
-        with stopping_on_interrupt() as stop:
-            for event in self.moe.stream(messages, experts=experts, stop=stop):
-                if isinstance(event, Token):
-                    pieces.append(event.text)
-                    if not self.terminal.as_json:
-                        self._write(clean(event.text))
-                elif isinstance(event, GapFound):
-                    gap = event.gap
-                elif isinstance(event, Finished):
-                    answer = event.answer
+        for event in self.moe.stream(messages, experts=experts, stop=stop):
+            if isinstance(event, Token):
+                pieces.append(event.text)
+                if not self.terminal.as_json:
+                    self._write(clean(event.text))
+            elif isinstance(event, GapFound):
+                gap = event.gap
+            elif isinstance(event, Finished):
+                answer = event.answer
         return answer, gap
 
     def _keep(self, prompt: str, pieces: list[str], answer: "Answer | None") -> None:
         text = answer.text if answer is not None else "".join(pieces)
-        if answer is None and not text:
+        if not text and (answer is None or answer.finish_reason == "interrupted"):
             return
         facts: dict[str, object] = {"finish_reason": "interrupted"}
         if answer is not None:

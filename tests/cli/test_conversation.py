@@ -78,7 +78,7 @@ def test_a_reply_costs_in_proportion_to_its_length(converse):
     assert max(costs) - min(costs) == 0  # beyond the words themselves: one line at the end
 
 
-@pytest.mark.parametrize("at", [0, 1, 7, 99])
+@pytest.mark.parametrize("at", [1, 7, 99])
 def test_ctrl_c_keeps_the_partial_reply_and_the_next_turn_works(converse, at):
     speaker = Speaker(["word "] * 100, interrupt_at=at)
     talk, screen = converse(speaker)
@@ -91,6 +91,12 @@ def test_ctrl_c_keeps_the_partial_reply_and_the_next_turn_works(converse, at):
     talk.reply("again")
     assert len(talk.turns) == 2
     assert speaker.asked[1][0][1] == {"role": "assistant", "content": "word " * at}
+
+
+def test_a_reply_interrupted_before_its_first_word_leaves_no_turn(converse):
+    talk, _ = converse(Speaker(["word "] * 3, interrupt_at=0))
+    talk.reply("hello")
+    assert talk.turns == []
 
 
 def test_a_second_ctrl_c_breaks_off_an_engine_that_does_not_listen(converse):
