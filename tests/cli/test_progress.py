@@ -1,0 +1,39 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from adaptive_moe.cli.progress import TrainingBar, duration, figures
+from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.training.events import TrainingProgress
+
+
+def progress(step, **more):
+    return TrainingProgress(step, 50, 1.2345, 1200.4, 65.2, 4e-3, **more)
+
+
+def test_one_step_in_one_line():
+    assert figures(progress(10)) == "10/50  loss 1.234  1,200 tokens/s  1:05 left"
+    told = figures(progress(10, held_out_loss=0.5, held_out_exact=0.25))
+    assert "held out 0.500  25% right" in told
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03"), (float("nan"), "?"), (float("inf"), "?")],
+)
+def test_durations(seconds, told):
+    assert duration(seconds) == told
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_bar_shows_every_training_to_its_end(terminal):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=120, markup=False)
+    with TrainingBar(console) as bar:
+        for step in range(1, 51):
+            bar.show(TrainingStep("chem\x1b[2Jistry", progress(step)))
+        bar.show(ExpertReady("chemistry", 1, "active", ""))
+    assert "50/50" in file.getvalue()
+    assert "\x1b[2J" not in file.getvalue()
+    assert terminal or file.getvalue().count("\n") < 10
