@@ -97,7 +97,7 @@ def _agreed(talk: "Conversation", paths: Sequence[Path], what: str) -> bool:
     """Ask first, with an estimate of what it takes."""
     if not talk.interactive:
         return True
-    with talk.terminal.err.status("estimating"):
+    with talk.terminal.working("estimating"):
         estimate = talk.moe.estimate_expert(paths)
     where = ", ".join(str(path) for path in paths)
     talk.terminal.note(

@@ -109,7 +109,7 @@ def _learn(voice: Voice, moe: "AdaptiveMoE", gap: "Gap") -> "TrainingOutcome":
         f"{result.steps} steps, held-out loss {result.loss_before:.3f} → {result.loss_after:.3f}",
     )
     voice.step("The gate decides whether the expert may answer")
-    voice.say(*gate_parts(outcome.report), verdict(outcome))
+    voice.say(*gate_parts(outcome.report), verdict(outcome.record, outcome.seconds))
     return outcome
 
 

@@ -47,7 +47,7 @@ def register(app: typer.Typer) -> None:
 
 def doctor(terminal: Terminal) -> int:
     """Check versions, device, base model, store and optional packages."""
-    with terminal.err.status("looking"):
+    with terminal.working("looking"):
         checks = [*_versions(), *_device(terminal.settings), _base(terminal.settings)]
         checks += [_bitsandbytes(), _store(terminal.settings), _ledger(), *_optional()]
     is_well = all(check.is_well for check in checks if check.is_essential)

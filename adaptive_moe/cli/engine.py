@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -15,8 +14,7 @@ if TYPE_CHECKING:
 @contextmanager
 def open_engine(terminal: Terminal) -> Iterator["AdaptiveMoE"]:
     """The runtime for the terminal's settings; says on stderr that it loads."""
-    base = clean_line(terminal.settings.base.id)
-    with terminal.err.status(f"loading {base}", spinner="dots"):
+    with terminal.working(f"loading {terminal.settings.base.id}"):
         moe = _load(terminal)
     with moe:
         yield moe

@@ -8,6 +8,7 @@ import typer
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.group import group
 from adaptive_moe.cli.options import ExpertArgument
+from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.stored import open_store
 from adaptive_moe.cli.tables import expert_parts, experts_table, record_values
 from adaptive_moe.cli.terminal import Terminal
@@ -162,7 +163,7 @@ def remove(
         versions = store.versions(name)
         question = f"Remove {name} ({len(versions)} version(s)) from {store.root}?"
         if not (is_sure or terminal.as_json) and terminal.out.is_terminal:
-            typer.confirm(question, abort=True)
+            typer.confirm(clean_line(question), abort=True)
         store.remove(name)
         deleted = store.collect()
     terminal.finish({"name": name, "removed": True, "folders_deleted": deleted}, f"{name} is gone.")

@@ -114,7 +114,7 @@ def gap_parts(gap: "Gap", explained: tuple[str, ...]) -> tuple["RenderableType",
         *(Text(f"  {clean_line(prompt)}") for prompt in gap.prompts[-12:]),
         Text("History", style="bold"),
         *(
-            Text(f"  {step.when}  {step.before} → {step.after}: {clean_line(step.reason)}")
+            Text(clean_line(f"{step.when}  {step.before} → {step.after}: {step.reason}"))
             for step in gap.history
         ),
     )

@@ -45,7 +45,7 @@ def train(
     unfitted = terminal.settings.router.model_copy(update={"folder": None})
     with (
         open_engine(terminal.with_settings(router=unfitted)) as moe,
-        terminal.err.status("grading the base's answers"),
+        terminal.working("grading the base's answers"),
     ):
         moe.router.fit(data, output=folder, grader=grader, seed=terminal.settings.training.seed)
         threshold = moe.router.threshold()
@@ -62,7 +62,7 @@ def evaluate(
     """Measure the router on questions with known answers that it was not fitted on."""
     from adaptive_moe.cli.engine import open_engine
 
-    with open_engine(terminal) as moe, terminal.err.status("grading the base's answers"):
+    with open_engine(terminal) as moe, terminal.working("grading the base's answers"):
         report = moe.router.evaluate(data, grader=grader, seed=terminal.settings.training.seed)
     from adaptive_moe.engine.events import to_json
 

@@ -30,7 +30,7 @@ def experts_table(records: Sequence["ExpertRecord"], serving: Collection[str]) -
             clean_line(record.manifest.label),
             f"{_parameters(record):,}",
             f"{_bytes(record):,}",
-            record.created[:10],
+            clean_line(record.created[:10]),
         )
     return table
 
@@ -95,7 +95,7 @@ def gaps_table(gaps: Sequence["Gap"]) -> Table:
             f"{gap.failures}/{gap.failures + gap.successes}",
             f"{gap.lower_bound:.0%} wrong",
             clean_line(gap.expert or ""),
-            gap.opened[:10],
+            clean_line(gap.opened[:10]),
         )
     return table
 

@@ -5,9 +5,10 @@ import sys
 from dataclasses import dataclass, replace
 
 from rich.console import Console, RenderableType
+from rich.status import Status
 from rich.text import Text
 
-from adaptive_moe.cli.safe_text import clean
+from adaptive_moe.cli.safe_text import clean, clean_line
 from adaptive_moe.config.settings import Settings
 
 
@@ -37,6 +38,10 @@ class Terminal:
     def note(self, text: str) -> None:
         """A dim remark on stderr."""
         self.err.print(Text(clean(text), style="dim"))
+
+    def working(self, text: str) -> Status:
+        """A spinner on stderr while something takes its time; use it with `with`."""
+        return self.err.status(Text(clean_line(text)))
 
     def emit(self, value: object) -> None:
         """Write one JSON object on one line of stdout."""

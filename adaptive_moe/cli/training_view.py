@@ -19,6 +19,7 @@ from adaptive_moe.cli.terminal import Terminal
 if TYPE_CHECKING:
     from adaptive_moe.engine.orders import Listener, TrainingEstimate, TrainingOutcome
     from adaptive_moe.engine.runtime import AdaptiveMoE
+    from adaptive_moe.experts.store import ExpertRecord
     from adaptive_moe.training.ranks import RankPlan
 
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
@@ -74,7 +75,7 @@ def show_estimate(terminal: Terminal, paths: Sequence[Path], limit: int | None) 
     """`train --dry-run`: what a training would take."""
     from adaptive_moe.engine.events import to_json
 
-    with open_engine(terminal) as moe, terminal.err.status("measuring a few steps"):
+    with open_engine(terminal) as moe, terminal.working("measuring a few steps"):
         estimate = moe.estimate_expert(paths, limit=limit)
     terminal.finish(to_json(estimate), facts_table(estimate_facts(estimate)))
     return 0
@@ -103,7 +104,7 @@ def show_heading(terminal: Terminal, moe: "AdaptiveMoE", heading: Heading) -> No
 
 def plan_line(plan: "RankPlan") -> Text:
     """A rank plan in one line."""
-    told = f"{plan.strategy} at reference rank {plan.reference_rank}: "
+    told = f"{clean_line(plan.strategy)} at reference rank {plan.reference_rank}: "
     return Text(f"{told}{plan.parameters:,} parameters in {len(plan.ranks)} modules")
 
 
@@ -134,14 +135,17 @@ def estimate_facts(estimate: "TrainingEstimate") -> dict[str, object]:
 
 def outcome_parts(outcome: "TrainingOutcome") -> tuple[RenderableType, ...]:
     """Plan, gate figures and verdict."""
-    return (plan_line(outcome.plan), *gate_parts(outcome.report), verdict(outcome))
+    return (
+        plan_line(outcome.plan),
+        *gate_parts(outcome.report),
+        verdict(outcome.record, outcome.seconds),
+    )
 
 
-def verdict(outcome: "TrainingOutcome") -> Text:
+def verdict(record: "ExpertRecord", seconds: float) -> Text:
     """What became of the expert, in one line."""
-    record = outcome.record
     name = f"{clean_line(record.name)} v{record.version}"
-    took = f" ({duration(outcome.seconds)})"
+    took = f" ({duration(seconds)})"
     if record.status == "active":
         return Text(f"✓ {name} passed the gate and serves from now on{took}", style="bold green")
     kept = "kept in quarantine" if record.status == "quarantine" else "not put into service"

@@ -138,5 +138,20 @@ def test_hostile_messages_are_harmless_and_short(capsys):
         assert shown.count("\n") <= 3
 
 
+@pytest.mark.parametrize("text", ["[/x]\x1b[2J", "\x1b]0;title\x07[red]", "a\u202eb"])
+def test_hostile_words_on_the_command_line_are_harmless(text, tmp_path):
+    store = ("--store", tmp_path / "s")
+    for words in (
+        ("ask", "hi", "--base", text), (text,), ("ask", "hi", f"--{text}"),
+        ("ask", "hi", "--set", text),
+        ("experts", "show", text), ("ask", "hi", "--config", text), ("train", text, "--data", text),
+        ("train", "x", "--data", text), ("ask", "hi", "--route", text, *store),
+    ):  # fmt: skip
+        done = run(*words)
+        assert done.exit_code == 2, words
+        assert leaks(done.stderr) == []
+        assert len(done.stderr.splitlines()) <= 3
+
+
 def test_a_very_long_message_is_cut():
     assert all(len(line) < 700 for line in describe(ConfigurationError("x" * 10_000)).lines)
