@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from adaptive_moe.errors import RouterError
 
-_REGULARISATION = 0.1  # inverse strength on standardised states; small, as states outnumber prompts
+_REGULARISATION = 0.3  # inverse strength on standardised states; small, as states outnumber prompts
 _FEWEST = 8  # prompts on either side that a boundary can be drawn between
 
 

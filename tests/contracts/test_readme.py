@@ -43,6 +43,8 @@ def test_names_of_the_second_block_are_real():
         assert callable(getattr(AdaptiveMoE, name))
 
 
-@pytest.mark.parametrize("target", ["demo", "test", "test-all", "check", "format", "golden", "bench"])
+@pytest.mark.parametrize(
+    "target", ["demo", "test", "test-all", "check", "format", "golden", "bench"]
+)
 def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)

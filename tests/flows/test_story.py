@@ -1,4 +1,4 @@
-"""The whole story on the pocket model: notice, learn, route, attribute, and leave the rest alone."""
+"""The whole story on the pocket model: notice, learn, route, attribute, leave the rest alone."""
 
 import shutil
 
