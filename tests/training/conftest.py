@@ -14,7 +14,7 @@ def llama():
     return tiny_language_model("llama")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_bank():
     def make(language_model):
         return LoraBank(
@@ -27,7 +27,7 @@ def make_bank():
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def examples():
     """Prompts and answers of several lengths."""
     pairs = [(f"q{'w' * (i % 5)} {i}?", f"{'ab' * (i % 3)}{i}") for i in range(24)]
@@ -37,7 +37,7 @@ def examples():
     ]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def quick():
     return TrainingSettings(
         rank=4,

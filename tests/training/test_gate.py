@@ -12,6 +12,7 @@ from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.retrieval import measure_retrieval
 from adaptive_moe.training.splits import Split
 from adaptive_moe.training.trainer import train_lora
+from tests.support.tiny_models import tiny_language_model
 
 
 def guard(count):
@@ -30,9 +31,10 @@ GUARD = guard(300)
 RIGHT = answerer()
 
 
-@pytest.fixture
-def trained(llama, make_bank, examples, quick):
-    settings = quick.model_copy(update={"max_steps": 60, "evaluate_every": 30})
+@pytest.fixture(scope="module")
+def trained(make_bank, examples, quick):
+    llama = tiny_language_model("llama")
+    settings = quick.model_copy(update={"max_steps": 40, "evaluate_every": 20})
     bank = make_bank(llama)
     plan = plan_ranks(llama.layers, strategy="fixed", reference_rank=4)
     result = train_lora(

@@ -47,12 +47,12 @@ def train(language_model, make_bank, examples, settings, **more):
 @pytest.mark.parametrize("activation", ["answer", "prompt"])
 def test_it_learns_what_it_is_taught(llama, make_bank, examples, quick, activation):
     settings = quick.model_copy(
-        update={"max_steps": 150, "activation": activation, "evaluate_every": 25, "patience": 9}
+        update={"max_steps": 80, "activation": activation, "evaluate_every": 20, "patience": 9}
     )
     result = train(llama, make_bank, examples[:8], settings)
-    assert result.loss_after < 0.3 * result.loss_before
+    assert result.loss_after < 0.5 * result.loss_before
     assert result.exact_after > result.exact_before
-    assert result.best_step <= result.steps <= 150
+    assert result.best_step <= result.steps <= 80
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
