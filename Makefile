@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-all check format golden bench clean
+.PHONY: pocket demo test test-all check format golden bench clean
 
 # torch comes first and alone: other packages would pull a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
@@ -41,6 +41,14 @@ golden: .venv/installed-development
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/runtime.py
+
+# Rebuild the pocket model and its router from the facts (about an hour on two cores).
+pocket: .venv/installed
+	$(BIN)/python -m adaptive_moe.pocket build
+	$(BIN)/python -m adaptive_moe.pocket evaluate
+	mkdir -p build
+	$(BIN)/python -m adaptive_moe.pocket questions build/known.jsonl
+	$(BIN)/adaptive-moe router train build/known.jsonl --base pocket --output adaptive_moe/pocket/model/router
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

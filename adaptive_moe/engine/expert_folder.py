@@ -125,7 +125,8 @@ def _place(
     groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
     vectors = states([as_messages(example.prompt) for example in chosen])
     domain = fit_domain(name, vectors, whitening, seed=seed, groups=groups)
-    return replace(domain, boundary=fit_boundary(vectors, background))
+    others = background if len(background) else vectors[:0]
+    return replace(domain, boundary=fit_boundary(vectors, others))
 
 
 def _evenly(items: Sequence[Item], count: int = _KEPT_ROWS) -> list[Item]:

@@ -65,6 +65,9 @@ def guard_pool(
     Questions from a file are asked first, and only those answered right are kept. For a base
     nobody has graded, its answers to its own samples stand in: they must not change.
     """
+    if training.guard_prompts == 0:
+        nothing = np.empty((0, 0), dtype=np.float32)
+        return GuardPool((), nothing, nothing)
     file = training.guard or _shipped(language_model, router)
     if file is None:
         questions: Sequence[GradedQuestion] = sampled_questions(

@@ -72,7 +72,11 @@ def sampled_questions(
         ]
         answers = grader.answers(texts, max_new_tokens=_ANSWER_TOKENS)
         pairs = zip(texts, answers, strict=True)
-        made |= {text: GradedQuestion(text, answer, None, text) for text, answer in pairs if answer}
+        made |= {
+            text: GradedQuestion(text, answer, None, text)
+            for text, answer in pairs
+            if answer.strip()
+        }
         if len(made) >= count:
             break
     questions = tuple(made.values())[:count]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self, final, overload
+from typing import Literal, final, overload
 
 import platformdirs
 from transformers import GenerationConfig
@@ -99,7 +99,7 @@ class AdaptiveMoE:
         dtype: str | None = None,
         quantization: str | None = None,
         device: str | None = None,
-    ) -> Self:
+    ) -> "AdaptiveMoE":
         """A runtime on "pocket", a local folder or a hub id; the other words override `settings`.
 
         Raises ModelError when the base cannot be loaded and StoreError for an unusable store.
@@ -114,7 +114,7 @@ class AdaptiveMoE:
         return cls.from_settings(settings.model_copy(update=update))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> Self:
+    def from_settings(cls, settings: Settings) -> "AdaptiveMoE":
         """A runtime as the settings describe it."""
         base = settings.base
         language_model = load_language_model(
@@ -132,7 +132,7 @@ class AdaptiveMoE:
             store.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "AdaptiveMoE":
         return self
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""`python -m adaptive_moe.pocket build | check | evaluate`: make, guard and measure the model."""
+"""`python -m adaptive_moe.pocket build | check | evaluate | questions`: the model's own tools."""
 
 import argparse
 import logging
@@ -19,7 +19,12 @@ def main(arguments: list[str] | None = None) -> int:
     # On a busy machine threads that spin while they wait make every step many times slower.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stderr)
-    commands = {"build": _build, "check": _check, "evaluate": _evaluate}
+    commands = {
+        "build": _build,
+        "check": _check,
+        "evaluate": _evaluate,
+        "questions": _questions,
+    }
     try:
         return commands[options.command](options)
     except AdaptiveMoEError as error:
@@ -37,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("check", help="guard facts and packs: sources, contradictions, leaks")
     evaluate = commands.add_parser("evaluate", help="measure the stored weights, write the card")
     evaluate.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
+    questions = commands.add_parser("questions", help="write known questions to train routers on")
+    questions.add_argument("output", type=Path, help="JSON-lines file to write")
+    questions.add_argument("--splits", nargs="+", default=["train_router", "calibration"])
     return parser
 
 
@@ -65,6 +73,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     from adaptive_moe.pocket.measuring import measure
 
     write_card(measure(options.model), options.model)
+    return 0
+
+
+def _questions(options: argparse.Namespace) -> int:
+    from adaptive_moe.pocket.asking import write_known_questions
+
+    count = write_known_questions(options.output, splits=options.splits)
+    _LOGGER.info("%d questions in %s", count, options.output)
     return 0
 
 

@@ -1,0 +1,75 @@
+"""Every architecture goes the whole way: load, answer, train, store, reload, export to PEFT."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peft import PeftModel
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.loading import load_settings
+from tests.support.tiny_models import ARCHITECTURES, save_tiny
+
+PROMPT = "What is the colour of 3?"
+QUICK = {"llama", "gpt2", "gpt_neox"}
+ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(24)]
+
+
+def settings(tmp_path):
+    overrides = [
+        f"base.id={tmp_path / 'model'}",
+        f"store={tmp_path / 'store'}",
+        "training.max_steps=1",
+        "training.rank=2",
+        "training.learning_rate=0.05",
+        "training.guard_prompts=0",
+        "generation.max_new_tokens=8",
+    ]
+    return load_settings(overrides=overrides)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out")
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        architecture
+        if architecture in QUICK
+        else pytest.param(architecture, marks=pytest.mark.slow)
+        for architecture in ARCHITECTURES
+        if architecture != "opt"  # PEFT's own aLoRA cannot take OPT's flattened hidden states
+    ],
+)
+def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture, tmp_path):
+    save_tiny(architecture, tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        assert moe.generate(PROMPT).route.kind == "base"
+        outcome = moe.train_expert("colours", [rows], force=True)
+        assert outcome.result.steps == 1
+        moe.store.activate(outcome.record.expert_id)
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        answer = moe.generate(PROMPT, experts=["colours"], min_new_tokens=4)
+        moe.export_expert("colours", tmp_path / "peft")
+        encoded = moe.language_model.encode(PROMPT)
+        model = moe.language_model.model
+    theirs = PeftModel.from_pretrained(model, tmp_path / "peft").eval()
+    ids = torch.tensor([[*encoded.prompt_ids, *encoded.header_ids]])
+    with torch.inference_mode():
+        generated = theirs.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=8,
+            min_new_tokens=4,
+            do_sample=False,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    tokens = generated.sequences[0, ids.shape[1] :].tolist()
+    rows = torch.stack(generated.logits)[:, 0].log_softmax(dim=-1)
+    expected = [float(row[token]) for row, token in zip(rows, tokens, strict=True)]
+    assert moe.language_model.decode_answer(tokens) == answer.text
+    np.testing.assert_allclose(
+        answer.attribution.routed_log_probability, expected[: len(answer.tokens)], atol=5e-5
+    )
