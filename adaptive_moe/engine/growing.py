@@ -147,13 +147,16 @@ class Grower:
         )
         per_step = (times[2] - times[0]) / 2
         # Evaluated before the first step and after the last one.
-        evaluation = max(0.0, measured.seconds - _MEASURED_STEPS * per_step) / 2
+        rest = measured.seconds - measured.reading_seconds - _MEASURED_STEPS * per_step
+        evaluation = max(0.0, rest) / 2
         evaluations = settings.max_steps // settings.evaluate_every + 1
         split = prepared.split
         return TrainingEstimate(
             steps=settings.max_steps,
             tokens=self._tokens(split.train, settings),
-            seconds=settings.max_steps * per_step + evaluations * evaluation,
+            seconds=measured.reading_seconds
+            + settings.max_steps * per_step
+            + evaluations * evaluation,
             peak_bytes=peak_rss_bytes(),
             examples=len(split.train),
             held_out=len(split.held_out),

@@ -47,7 +47,7 @@ class GapWatch:
     ) -> tuple[int, Gap | None, bool]:
         """Note one answer. Returns its observation's id, its gap, and whether the gap changed.
 
-        A gap that becomes suspected is checked on the spot: the base answers its prompts again
+        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. A gap that becomes suspected is checked on the spot: the base answers its prompts again
         several times, and answers that contradict each other count as failures.
         """
         noticed = self._detector.observe(
@@ -56,7 +56,7 @@ class GapWatch:
                 answer=answer.text,
                 p_correct=answer.confidence.p_correct,
                 low_confidence=answer.low_confidence,
-                domain=answer.route.domain,
+                domain=answer.route.domain if answer.route.kind == "experts" else None,
                 vector=vector,
                 session=session,
                 served_by=tuple(expert.name for expert in answer.route.experts),
