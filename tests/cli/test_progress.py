@@ -20,7 +20,7 @@ def test_one_step_in_one_line():
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(0, "0:00"), (59.6, "1:00"), (3723, "1:02:03"), (float("nan"), "?"), (float("inf"), "?")],
+    [(0.0, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03"), (float("nan"), "?"), (float("inf"), "?")],
 )
 def test_durations(seconds, told):
     assert duration(seconds) == told
