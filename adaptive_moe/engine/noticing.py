@@ -47,7 +47,8 @@ class GapWatch:
     ) -> tuple[int, Gap | None, bool]:
         """Note one answer. Returns its observation's id, its gap, and whether the gap changed.
 
-        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. A gap that becomes suspected is checked on the spot: the base answers its prompts again
+        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. A
+        gap that becomes suspected is checked on the spot: the base answers its prompts again
         several times, and answers that contradict each other count as failures.
         """
         noticed = self._detector.observe(
