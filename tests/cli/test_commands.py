@@ -78,11 +78,6 @@ def test_a_training_runs_to_the_gates_verdict(store, material, tmp_path):
     (record,) = values("experts", "list", "--all", *store)["experts"]
     assert (record["name"], record["status"]) == ("homes", "quarantine")
 
-    out = run("train", "homes", "--data", material, *quick, *store)
-    assert out.exit_code == 1
-    assert "did not pass the gate" in out.stdout
-    assert "right answers" in out.stdout
-
     values("experts", "activate", "homes", "--version", "1", *store)
     forced = values("ask", "Where does broa live?", "--route", "homes", *store)
     shares = forced["attribution"]["shares"]
@@ -99,8 +94,9 @@ def test_a_training_runs_to_the_gates_verdict(store, material, tmp_path):
 
 
 def test_gaps_are_listed_shown_and_dismissed(store):
-    for element in ("iron", "gold", "silver", "tin", "lead", "zinc"):
-        run("ask", f"What is the chemical symbol of {element}?", *store)
+    elements = ("iron", "gold", "silver", "tin", "lead", "zinc")
+    asked = "".join(f"What is the chemical symbol of {each}?\n/new\n" for each in elements)
+    run("chat", *store, stdin=asked)
     (gap, *_) = values("gaps", "list", *store)["gaps"]
     shown = values("gaps", "show", gap["id"], *store)
     assert shown["explanation"]

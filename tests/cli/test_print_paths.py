@@ -1,7 +1,6 @@
 """Nothing in the terminal program prints past the cleaning, or lets text act as markup."""
 
 import ast
-import dataclasses
 import io
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +62,7 @@ def hostile_parts(text: str):
         update={"label": text, "data": {text: text}, "gate": {"a": {text: [text]}}}
     )
     record = ExpertRecord(text, 1, text, "rejected", text, text, manifest, Path("/x") / text)
-    figures = Figures(**{field.name: 0 for field in dataclasses.fields(Figures)})
+    figures = Figures(9, 1, 0, 0, 0.0, 1.0, 1.0, 20.0, 0.1, 1.0, None)
     gap = Gap(
         id=1, state=GapState.OBSERVED, label=text, terms=(text,), prompts=(text,), failures=1,
         successes=0, e_value=1.0, lower_bound=0.5, p_correct_mean=None, centroid=None, expert=text,
