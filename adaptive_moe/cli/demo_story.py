@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 _KNOWN = "What is the capital of France?"
 _PACK = "chemistry"
-_FIRST = ("iron", "gold", "silver", "sodium", "potassium", "lead", "tin", "copper", "mercury")
-_MOST_QUESTIONS = 32
+_PLAINLY = "What is the chemical symbol of"
+_FIRST = ("symbol/iron", "symbol/gold", "symbol/oxygen", "symbol/nitrogen")
+_MOST_QUESTIONS = 40
 _SHOWN_AGAIN = 4
 
 
@@ -118,7 +119,7 @@ def _learned(
 ) -> "list[tuple[PackQuestion, Answer]]":
     """The same questions again."""
     voice.step("It answers what it did not know")
-    voice.say("Coloured by what the expert added; below, the training row that is nearest.")
+    voice.say("Wordings that it never saw; below each answer the training row that is nearest.")
     again = [(question, moe.generate(question.question)) for question in questions]
     for question, answer in again:
         voice.asked(question.question)
@@ -167,15 +168,20 @@ def _close(voice: Voice, moe: "AdaptiveMoE", started: float) -> None:
 
 
 def _questions() -> list[PackQuestion]:
-    """Held-out questions about chemical symbols, one an element, the best known first."""
-    symbols = {
-        question.fact: question
-        for question in reversed(load_questions(_PACK))
-        if question.relation == "symbol"
-    }
-    first = [symbols[f"symbol/{name}"] for name in _FIRST if f"symbol/{name}" in symbols]
-    others = [each for each in reversed(symbols.values()) if each not in first]
-    return [*first, *others][:_MOST_QUESTIONS]
+    """Held-out questions about chemical symbols, one an element; first those put most plainly."""
+    symbols = [each for each in load_questions(_PACK) if each.relation == "symbol"]
+    known = [name for name in _FIRST if name in {each.fact for each in symbols}]
+    ranked = sorted(
+        symbols,
+        key=lambda each: (
+            not each.question.startswith(_PLAINLY),
+            known.index(each.fact) if each.fact in known else len(known),
+        ),
+    )
+    chosen: dict[str, PackQuestion] = {}
+    for question in ranked:
+        chosen.setdefault(question.fact, question)
+    return list(chosen.values())[:_MOST_QUESTIONS]
 
 
 def _is_right(question: PackQuestion, answer: "Answer") -> bool:

@@ -63,7 +63,9 @@ def fill(
 
     return run_training(
         terminal,
-        lambda moe, listener, cancelled: moe.gaps.fill(gap_id, data=data, listener=listener),
+        lambda moe, listener, cancelled: moe.gaps.fill(
+            gap_id, data, listener=listener, cancelled=cancelled
+        ),
     )
 
 

@@ -82,7 +82,9 @@ def figures(progress: "TrainingProgress") -> str:
         *([] if progress.held_out_loss is None else [f"held out {progress.held_out_loss:.3f}"]),
         *([] if progress.held_out_exact is None else [f"{progress.held_out_exact:.0%} right"]),
         f"{progress.tokens_per_second:,.0f} tokens/s",
-        f"{duration(progress.eta_seconds)} left",
+        "at the gate"
+        if progress.step == progress.steps
+        else f"{duration(progress.eta_seconds)} left",
     ]
     return "  ".join(told)
 
