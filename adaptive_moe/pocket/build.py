@@ -13,31 +13,32 @@ from adaptive_moe.pocket.corpus import (
     Row,
     assign_exposures,
     fact_rows,
-    reading_vocabulary,
+    reading_material,
+    reading_rows,
     smalltalk_rows,
-    word_rows,
 )
 from adaptive_moe.pocket.encoding import Encoded, encode_rows
 from adaptive_moe.pocket.facts import KnownFact, load_relations
+from adaptive_moe.pocket.reading import Material
 from adaptive_moe.pocket.tokenizer import save_tokenizer, train_tokenizer
 from adaptive_moe.pocket.training import Recipe, Shape, build_model, train
 
 _LOGGER = logging.getLogger(__name__)
-WORD_ROWS_PER_EPOCH = 14_000
+READING_ROWS_PER_EPOCH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Everything that the model is trained on; word rows are drawn anew each epoch."""
+    """Everything that the model is trained on; reading rows are drawn anew each epoch."""
 
     facts: tuple[KnownFact, ...]
     fixed_rows: tuple[Row, ...]
-    vocabulary: tuple[str, ...]
+    material: Material
     seed: int
 
     def epoch(self, number: int) -> tuple[Row, ...]:
-        """The fixed rows and this epoch's word rows."""
-        fresh = word_rows(self.vocabulary, WORD_ROWS_PER_EPOCH, seed=f"{self.seed} {number}")
+        """The fixed rows and this epoch's reading rows."""
+        fresh = reading_rows(self.material, READING_ROWS_PER_EPOCH, seed=f"{self.seed} {number}")
         return self.fixed_rows + fresh
 
 
@@ -46,7 +47,7 @@ def make_corpus(*, seed: int) -> Corpus:
     relations = load_relations()
     facts = assign_exposures(relations, seed=seed)
     rows = fact_rows(facts, relations, seed=seed) + smalltalk_rows(seed=seed)
-    return Corpus(facts, rows, reading_vocabulary(relations), seed)
+    return Corpus(facts, rows, reading_material(relations), seed)
 
 
 def build(folder: Path, facts_file: Path, *, shape: Shape, recipe: Recipe, seed: int) -> None:
@@ -78,7 +79,7 @@ def write_facts(facts: Sequence[KnownFact], path: Path) -> None:
 def _texts(corpus: Corpus) -> list[str]:
     """What the tokenizer learns from: every turn of the first epoch, and each word by itself."""
     turns = [text for row in corpus.epoch(0) for _, text in row.turns]
-    return turns + list(corpus.vocabulary) * 3
+    return turns + list(corpus.material.vocabulary) * 3
 
 
 def _save_model(model: LlamaForCausalLM, tokenizer: Tokenizer, folder: Path) -> None:

@@ -9,9 +9,10 @@ from adaptive_moe.errors import DataError
 from adaptive_moe.pocket.draws import T, happens, seeded
 from adaptive_moe.pocket.facts import EXPOSURES, SPLITS, KnownFact, Relation, read_yaml
 from adaptive_moe.pocket.packs import load_pack_facts, pack_names
-from adaptive_moe.pocket.paths import SMALLTALK_FILE, WORDS_FILE
-from adaptive_moe.pocket.surface import Forms, draw_question, normalised, question_forms, vary
-from adaptive_moe.pocket.words import draw_task
+from adaptive_moe.pocket.paths import SMALLTALK_FILE
+from adaptive_moe.pocket.reading import Material, draw_task
+from adaptive_moe.pocket.surface import Forms, draw_question, normalised, question_forms
+from adaptive_moe.pocket.words import general_words
 
 EXPOSURE_SHARES = {0: 0.17, 1: 0.22, 4: 0.23, 16: 0.23, 64: 0.15}
 SPLIT_SHARES = {"train_router": 0.4, "calibration": 0.2, "test": 0.4}
@@ -81,7 +82,7 @@ def fact_rows(
     """Every fact in exactly `exposure` distinct rows; some rows hold two facts as two turns."""
     relations = tuple(relations)
     forms = {relation.name: question_forms(relation) for relation in relations}
-    noise = _noise_words(relations, forms.values())
+    noise = noise_words(relations)
     chance = seeded(f"rows {seed}")
     rows: list[Row] = []
     for fact in facts:
@@ -101,27 +102,45 @@ def smalltalk_rows(*, seed: int) -> tuple[Row, ...]:
     return tuple(sorted(rows, key=lambda row: row.turns))
 
 
-def word_rows(vocabulary: Sequence[str], count: int, *, seed: str) -> tuple[Row, ...]:
+def reading_rows(material: Material, count: int, *, seed: str) -> tuple[Row, ...]:
     """`count` fresh rows about the prompt's own words; no fact, known or withheld, is in them."""
-    chance = seeded(f"words {seed}")
+    chance = seeded(f"reading {seed}")
     withheld = _withheld_subjects()
     rows: list[Row] = []
     while len(rows) < count:
-        task = draw_task(vocabulary, chance=chance)
+        task = draw_task(material, chance=chance)
         if any(subject in task.prompt for subject in withheld.get(task.answer, ())):
             continue
-        is_varied = not task.is_verbatim and happens(chance, 0.4)
-        prompt = vary(task.prompt, chance=chance) if is_varied else task.prompt
-        rows.append(Row((("user", prompt), ("assistant", task.answer))))
+        rows.append(Row((("user", task.prompt), ("assistant", task.answer))))
     return tuple(rows)
 
 
-def general_words() -> tuple[str, ...]:
-    """Common English words, from the list that lies beside this file."""
-    return tuple(WORDS_FILE.read_text(encoding="utf-8").split())
+def reading_material(relations: Sequence[Relation]) -> Material:
+    """Words to read, every relation's question forms, and words that serve as clutter."""
+    forms = tuple(question_forms(relation) for relation in relations)
+    return Material(_reading_vocabulary(relations), forms, noise_words(relations))
 
 
-def reading_vocabulary(relations: Iterable[Relation]) -> tuple[str, ...]:
+def noise_words(relations: Iterable[Relation]) -> tuple[str, ...]:
+    """General words that carry no meaning: no question form, fact or pack's subject uses them."""
+    texts = [subject for subjects in _withheld_subjects().values() for subject in subjects]
+    for relation in relations:
+        texts += [*relation.facts, *relation.facts.values()]
+        texts += question_forms(relation).all()
+    used = {word for text in texts for word in normalised(text).split()}
+    return tuple(word for word in general_words() if word not in used)
+
+
+def count_exposures(rows: Iterable[Row]) -> dict[str, int]:
+    """How many distinct rows contain each fact, counted in the rows themselves."""
+    seen: dict[str, set[tuple[tuple[str, str], ...]]] = defaultdict(set)
+    for row in rows:
+        for fact in row.facts:
+            seen[fact].add(row.turns)
+    return {fact: len(turns) for fact, turns in seen.items()}
+
+
+def _reading_vocabulary(relations: Iterable[Relation]) -> tuple[str, ...]:
     """Words to read: general ones, every known subject and object, every pack's subjects."""
     words = set(general_words())
     for relation in relations:
@@ -139,15 +158,6 @@ def _withheld_subjects() -> dict[str, set[str]]:
         for fact in load_pack_facts(name):
             subjects[str(fact["object"])].add(str(fact["subject"]))
     return subjects
-
-
-def count_exposures(rows: Iterable[Row]) -> dict[str, int]:
-    """How many distinct rows contain each fact, counted in the rows themselves."""
-    seen: dict[str, set[tuple[tuple[str, str], ...]]] = defaultdict(set)
-    for row in rows:
-        for fact in row.facts:
-            seen[fact].add(row.turns)
-    return {fact: len(turns) for fact, turns in seen.items()}
 
 
 def _assign_domain(
@@ -190,15 +200,6 @@ def _draw_shares(shares: Mapping[T, float], count: int, chance: random.Random) -
     ]
     chance.shuffle(drawn)
     return drawn
-
-
-def _noise_words(relations: Iterable[Relation], forms: Iterable[Forms]) -> tuple[str, ...]:
-    """General words that no question form and no fact uses: they carry no meaning for any."""
-    texts = [form for known in forms for form in known.all()]
-    for relation in relations:
-        texts += [*relation.facts, *relation.facts.values(), *relation.held_out]
-    used = {word for text in texts for word in normalised(text).split()}
-    return tuple(word for word in general_words() if word not in used)
 
 
 def _distinct_rows(

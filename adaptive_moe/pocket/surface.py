@@ -31,6 +31,20 @@ GENERIC_FORMS = (
     "{noun} for {subject}?",
     "Can you tell me the {noun} of {subject}?",
     "I am looking at {subject}. What is its {noun}?",
+    "{subject} has which {noun}?",
+    "{subject} comes with what {noun}?",
+    "With {subject} in mind, which {noun} is right?",
+    "What would be the {noun} if I take {subject}?",
+    "If somebody says {subject}, which {noun} do you think of?",
+    "Under which {noun} would I find {subject}?",
+    "In a list, what stands as the {noun} next to {subject}?",
+    "Suppose I ask for {subject}: what {noun} do you give?",
+    "By what {noun} is {subject} known?",
+    "One question on {subject}: its {noun}?",
+    "I want to find {subject}; which {noun} do I look for?",
+    "Where it says {subject}, what does it say as {noun}?",
+    "How do people give the {noun} of {subject}?",
+    "Say which {noun} the thing called {subject} has.",
 )
 _CLOZE_FORMS = (
     "{start}",
@@ -145,18 +159,22 @@ def draw_question(
     kind = weighted(chance, {"trained": 0.4, "further": 0.2, "generic": 0.3, "cloze": 0.1})
     pool = {"further": forms.further, "generic": forms.generic, "cloze": forms.cloze}.get(kind)
     form = chance.choice(pool or forms.trained)
-    clutter = weighted(chance, {"none": 0.66, "words": 0.19, "sentence": 0.15})
+    return vary(fill(form, subject, noise=noise, chance=chance), chance=chance)
+
+
+def fill(form: str, subject: str, *, noise: Sequence[str], chance: random.Random) -> str:
+    """The form with its subject: plain (60 %), among words of noise, or beside a sentence of it."""
+    clutter = weighted(chance, {"none": 0.6, "words": 0.2, "sentence": 0.2})
     if clutter == "words":
         form = _scatter(form, noise, chance)
     text = form.replace("{subject}", subject)
-    if clutter == "sentence":
-        text = _beside_sentence(text, noise, chance)
-    return vary(text, chance=chance)
+    return _beside_sentence(text, noise, chance) if clutter == "sentence" else text
 
 
-def vary(text: str, *, chance: random.Random) -> str:
-    """Leave a text plain (45 %) or change prefix, suffix, casing or punctuation."""
-    text = text[0].upper() + text[1:]
+def vary(text: str, *, chance: random.Random, keeps_case: bool = False) -> str:
+    """Leave a text plain (45 %) or change prefix, suffix, punctuation or, if allowed, casing."""
+    if not keeps_case:
+        text = text[0].upper() + text[1:]
     kind = weighted(chance, {"plain": 0.45, "prefix": 0.17, "suffix": 0.12, "ending": 0.26})
     if kind == "plain":
         return text
@@ -164,7 +182,16 @@ def vary(text: str, *, chance: random.Random) -> str:
         text = chance.choice(_PREFIXES).format(text)
     elif kind == "suffix":
         text = chance.choice(_SUFFIXES).format(text)
-    return _change_casing(_change_ending(text, chance=chance), chance=chance)
+    text = _change_ending(text, chance=chance)
+    return text if keeps_case else _change_casing(text, chance=chance)
+
+
+def _beside_sentence(text: str, noise: Sequence[str], chance: random.Random) -> str:
+    """Put a sentence made of words of noise before or after a question."""
+    clutter = re.sub("~", lambda _: _noise_word(noise, chance), chance.choice(_SENTENCES))
+    if clutter.endswith((":", ",")) or happens(chance, 0.6):
+        return f"{clutter} {text}"
+    return f"{text} {clutter}"
 
 
 def _scatter(form: str, noise: Sequence[str], chance: random.Random) -> str:
@@ -179,16 +206,9 @@ def _scatter(form: str, noise: Sequence[str], chance: random.Random) -> str:
     return " ".join(words)
 
 
-def _beside_sentence(text: str, noise: Sequence[str], chance: random.Random) -> str:
-    """Put a sentence of noise before or after the question."""
-    clutter = re.sub("~", lambda _: _noise_word(noise, chance), chance.choice(_SENTENCES))
-    if clutter.endswith((":", ",")) or happens(chance, 0.6):
-        return f"{clutter} {text}"
-    return f"{text} {clutter}"
-
-
 def _noise_word(noise: Sequence[str], chance: random.Random) -> str:
-    return invent_word(chance) if happens(chance, 0.25) else chance.choice(noise)
+    """A general word or an invented one: words never seen before must not distract either."""
+    return invent_word(chance) if happens(chance, 0.4) else chance.choice(noise)
 
 
 def _cloze(relation: Relation) -> list[str]:

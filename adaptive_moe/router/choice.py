@@ -96,11 +96,10 @@ def choose(
 
     `arms` are by expert id; `labels` names the index's keys, except the base's ordinary prompts,
     which are no domain. An expert may answer when the prompt lies inside its domain; without a
-    boundary of its own, also no domain of the base may be nearer. It does answer when the base is
-    not trusted and the expert's expected success, its record times how surely the prompt is one
-    of its own, exceeds the base's.
+    boundary of its own, also no domain of the base may be nearer. It does answer when its
+    expected success, its record times how surely the prompt is one of its own, exceeds the base's.
     """
-    fitting = _candidates(match, arms, state) if standing.is_low else []
+    fitting = _candidates(match, arms, state)
     domain = _label(match, labels, is_low=standing.is_low)
     where = _place_reason(match, labels)
     best = fitting[0] if fitting else None

@@ -34,7 +34,7 @@ def test_later_layers_win(tmp_path):
 def test_a_refusal_names_layer_key_and_reason(tmp_path, yaml, environment, overrides, complaint):
     file = tmp_path / "settings.yaml"
     file.write_text(yaml)
-    with pytest.raises(ConfigurationError, match="^") as refusal:
+    with pytest.raises(ConfigurationError) as refusal:
         load_settings(file, overrides=overrides, environment=environment)
     assert complaint in str(refusal.value)
 
