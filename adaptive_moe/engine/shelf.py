@@ -121,6 +121,10 @@ class ExpertShelf(Mapping[str, Expert]):
             f"{self._base_id[:19]}; retrain it or load the other base"
         )
 
+    def __contains__(self, name: object) -> bool:
+        self._refresh()
+        return name in self._experts
+
     def __iter__(self) -> Iterator[str]:
         self._refresh()
         return iter(tuple(self._experts))
