@@ -11,7 +11,7 @@
     │   ├── EmptyPromptError
     │   └── PromptTooLongError
     ├── ExpertError
-    │   ├── UnknownExpertError (LookupError)
+    │   ├── UnknownExpertError (KeyError)
     │   ├── ExpertNameError (ValueError)
     │   ├── BaseMismatchError (ValueError)         trained on another base model
     │   ├── AdapterFormatError (ValueError)        a file that is not what it claims to be
@@ -77,8 +77,10 @@ class ExpertError(AdaptiveMoEError):
     """An expert cannot be found, read or used."""
 
 
-class UnknownExpertError(ExpertError, LookupError):
+class UnknownExpertError(ExpertError, KeyError):
     """No active expert has this name."""
+
+    __str__ = Exception.__str__  # KeyError would quote the whole sentence
 
 
 class ExpertNameError(ExpertError, ValueError):

@@ -75,6 +75,8 @@ def test_an_empty_prompt_tells_how_to_leave_and_ctrl_d_leaves(talker):
     chat = start(talker)
     chat.sendintr()
     chat.expect_exact("Ctrl-D or /exit leaves.")
+    chat.expect(">")
+    time.sleep(0.5)  # until the prompt has the terminal again
     chat.sendeof()
     chat.expect(pexpect.EOF)
     chat.close()
