@@ -125,7 +125,7 @@ def noise_words(relations: Iterable[Relation]) -> tuple[str, ...]:
     """General words that carry no meaning: no question form, fact or pack's subject uses them."""
     texts = [subject for subjects in _withheld_subjects().values() for subject in subjects]
     for relation in relations:
-        texts += [*relation.facts, *relation.facts.values()]
+        texts += [*relation.facts, *relation.facts.values(), *relation.held_out]
         texts += question_forms(relation).all()
     used = {word for text in texts for word in normalised(text).split()}
     return tuple(word for word in general_words() if word not in used)
