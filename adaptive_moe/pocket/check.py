@@ -36,12 +36,10 @@ def check_contradictions(relations: Sequence[Relation]) -> Iterator[str]:
     answers: dict[str, tuple[str, str]] = {}
     for relation in relations:
         where = f"{relation.domain}/{relation.name}"
-        for form in (*question_forms(relation).all(), *relation.held_out):
-            for subject, object_ in relation.facts.items():
-                question = normalised(form.replace("{subject}", subject))
-                known = answers.setdefault(question, (object_, where))
-                if known != (object_, where):
-                    yield f"{question!r} is {object_!r} in {where}, {known[0]!r} in {known[1]}"
+        for question, object_ in _all_questions(relation):
+            known = answers.setdefault(question, (object_, where))
+            if known != (object_, where):
+                yield f"{question!r} is {object_!r} in {where}, {known[0]!r} in {known[1]}"
 
 
 def check_withheld(pack: str, relations: Sequence[Relation]) -> Iterator[str]:
@@ -52,12 +50,19 @@ def check_withheld(pack: str, relations: Sequence[Relation]) -> Iterator[str]:
     for relation in relations:
         if relation.name in pack_relations:
             yield f"relation {relation.name!r} of pack {pack} is among the known ones"
-        forms = (*question_forms(relation).all(), *relation.held_out)
         for subject, object_ in relation.facts.items():
             if (normalised(subject), normalised(object_)) in withheld:
                 yield f"{subject!r} -> {object_!r} in {relation.name!r} is withheld in pack {pack}"
-            leaked = {normalised(form.replace("{subject}", subject)) for form in forms} & asked
-            yield from (f"{question!r} of pack {pack} is a known question" for question in leaked)
+        leaked = asked.intersection(question for question, _ in _all_questions(relation))
+        yield from (f"{question!r} of pack {pack} is a known question" for question in leaked)
+
+
+def _all_questions(relation: Relation) -> Iterator[tuple[str, str]]:
+    """Every question of the relation, in normalised words, with its object."""
+    forms = {normalised(form) for form in (*question_forms(relation).all(), *relation.held_out)}
+    for subject, object_ in relation.facts.items():
+        words = normalised(subject)
+        yield from ((form.replace("{subject}", words), object_) for form in forms)
 
 
 def _check_amount(relations: Sequence[Relation]) -> Iterator[str]:
