@@ -67,6 +67,7 @@ def test_a_rehearsal_writes_nothing(store, material, tmp_path):
     assert values("experts", "list", "--all", *store)["experts"] == []
 
 
+@pytest.mark.slow
 def test_a_training_runs_to_the_gates_verdict(store, material, tmp_path):
     quick = ("--set", "training.max_steps=4", "--set", "training.guard_prompts=8")
     done = run("train", "homes", "--data", material, "--force", *quick, *store, "--json")
