@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.engine.states import StateReader
-from adaptive_moe.errors import BaseMismatchError, RouterError, UnknownExpertError
+from adaptive_moe.errors import BaseMismatchError, RouterError
 from adaptive_moe.experts.adapter_files import read_adapter
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.store import ExpertRecord, Store
@@ -150,11 +150,7 @@ class ExpertShelf(Mapping[str, Expert]):
 
     def require(self, names: Sequence[str]) -> tuple[Expert, ...]:
         """The named experts. Raises UnknownExpertError listing what there is."""
-        try:
-            return tuple(self.find(name) for name in names)
-        except UnknownExpertError as error:
-            there = ", ".join(sorted(self)) or "none yet"
-            raise UnknownExpertError(f"{error}; active experts: {there}") from error
+        return tuple(self.find(name) for name in names)
 
     def weights(self, expert_id: str) -> LoraWeights:
         """An expert's weights, checked while they are read. Raises CorruptExpertError."""
