@@ -215,7 +215,8 @@ def _factors(content: bytes) -> dict[str, tuple[Tensor, Tensor]]:
     except (SafetensorError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise AdapterFormatError(f"not a safetensors file: {error}") from error
     pairs = {}
-    for key in tensors:
+    # Embeddings come with the base's weights beside them; they are the reason to name.
+    for key in sorted(tensors, key=lambda key: ("lora_embedding" not in key, key)):
         if not key.endswith(_SUFFIX_B):
             name = _module_name(key)
             if key.removesuffix(_SUFFIX_A) + _SUFFIX_B not in tensors:
