@@ -289,6 +289,7 @@ def test_inference_mode_does_not_leak_into_training(model: nn.Module) -> None:
     assert hidden.grad is not None
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_any_moment_leaves_the_base(model: nn.Module, bank: LoraBank) -> None:
     bare, chance = logits(model, IDS), random.Random(2)  # noqa: S311
     main = threading.main_thread().ident
