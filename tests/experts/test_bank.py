@@ -289,21 +289,23 @@ def test_inference_mode_does_not_leak_into_training(model: nn.Module) -> None:
     assert hidden.grad is not None
 
 
-@pytest.mark.slow
 def test_ctrl_c_at_any_moment_leaves_the_base(model: nn.Module, bank: LoraBank) -> None:
-    bare, chance = logits(model, IDS), random.Random(2)  # noqa: S311
+    bare, chance, heard = logits(model, IDS), random.Random(2), 0  # noqa: S311
     main = threading.main_thread().ident
     assert main is not None
     for _ in range(40):
         alarm = threading.Timer(
             chance.uniform(0.0, 0.01), signal.pthread_kill, (main, signal.SIGINT)
         )
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - the signal comes anywhere inside
+        try:
             alarm.start()
-            while True:
+            while alarm.is_alive():
                 with bank.activate([(("e0", 1.0),), ()]):
                     pass
+        except KeyboardInterrupt:
+            heard += 1
         alarm.join()
         assert torch.equal(logits(model, IDS), bare)
+    assert heard > 0
     with bank.activate(ALONE):
         assert not torch.equal(logits(model, IDS), bare)
