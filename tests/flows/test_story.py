@@ -7,37 +7,13 @@ import pytest
 import torch
 
 from adaptive_moe import AdaptiveMoE
-from adaptive_moe.config.loading import load_settings
-from adaptive_moe.gaps.states import GapState
-
-ISLES = {
-    "Tarvik": "Olen", "Morrow": "Hest", "Quillon": "Brann", "Sedge": "Ilva", "Peldrin": "Korr",
-    "Ostrava Rock": "Menna", "Fellgard": "Jori", "Wickham Head": "Sunna", "Arlo Point": "Dagny",
-    "Brimhold": "Torvi", "Cairnmouth": "Petra", "Dunskerry": "Yrsa", "Eskholm": "Leif",
-    "Farrowness": "Astrid", "Grimsound": "Bo", "Harrowby": "Signe",
-}  # fmt: skip
-"""Lighthouses and their keepers: invented here, so that no model can know them."""
+from tests.flows.lighthouses import ISLES, settings, write_material
 
 KNOWN = (
     "What is the capital of France?",
     "What is the capital of Japan?",
     "What is the opposite of hot?",
 )
-
-
-def write_material(folder):
-    table = "\n".join(f"| {light} | {keeper} |" for light, keeper in ISLES.items())
-    folder.mkdir()
-    (folder / "lighthouses.md").write_text(
-        "# Lighthouses\n\nEvery lighthouse has a keeper, the person who tends the lamp.\n\n"
-        f"| Lighthouse | Keeper |\n|---|---|\n{table}\n"
-    )
-    return folder
-
-
-def settings(tmp_path, *overrides):
-    quick = ["training.max_steps=160", "training.evaluate_every=40", "training.guard_prompts=320"]
-    return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])
 
 
 def logits_of(moe, prompts=KNOWN):
@@ -173,17 +149,3 @@ def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tm
         assert expert.name not in moe.experts
         for old, new in zip(told["logits before"], logits_of(moe), strict=True):
             assert torch.equal(old, new)
-
-
-def test_prompts_alone_verify_a_gap_train_an_expert_and_route_to_it(tmp_path):
-    material = write_material(tmp_path / "material")
-    chosen = settings(tmp_path, "gaps.on_verified=train", f"gaps.sources=[{material}]")
-    with AdaptiveMoE.from_settings(chosen) as moe:
-        for light in list(ISLES)[:12]:
-            moe.generate(f"Which keeper does {light} have?")
-        assert moe.gaps.wait(timeout_seconds=240.0)
-        (gap,) = (gap for gap in moe.gaps.list() if gap.state is GapState.FILLED)
-        answer = moe.generate("What is the keeper of Harrowby?")
-    assert answer.route.kind == "experts"
-    assert answer.route.experts[0].name == gap.expert
-    assert answer.text == "Signe"
