@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.cache_utils import Cache
 
+from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
@@ -44,6 +45,7 @@ class AnswerLoss:
     def __init__(
         self,
         language_model: LanguageModel,
+        bank: LoraBank,
         examples: Sequence[EncodedExample],
         *,
         activation: Literal["answer", "prompt"],
@@ -54,10 +56,15 @@ class AnswerLoss:
         if language_model.has_fixed_mask:
             self.max_width = language_model.context_length - len(language_model.header_ids) + 1
         self._language_model = language_model
+        self._bank = bank
         self._cache: PromptCache | None = None
-        if activation == "answer":
-            self._cache = PromptCache(language_model, examples, capacity_bytes=prompt_cache_bytes)
-        self._states = _states_function(language_model)
+        # Another thread may be answering with an expert: what is kept here must be the base's.
+        with bank.activate_weights({}):
+            if activation == "answer":
+                self._cache = PromptCache(
+                    language_model, examples, capacity_bytes=prompt_cache_bytes
+                )
+            self._states = _states_function(language_model)
 
     @property
     def cached_bytes(self) -> int:
@@ -65,9 +72,11 @@ class AnswerLoss:
         return self._cache.used_bytes if self._cache is not None else 0
 
     def read_ahead(self) -> None:
-        """Fill the prompt cache; to be done while nothing is active."""
-        if self._cache is not None:
-            self._cache.read_ahead()
+        """Fill the prompt cache, a block at a time, so that others can answer in between."""
+        more = self._cache is not None
+        while more and self._cache is not None:
+            with self._bank.activate_weights({}):
+                more = self._cache.read_ahead()
 
     def prompts(self, indexes: Sequence[int]) -> tuple[Cache | None, Int[Tensor, "batch time"]]:
         """The base's view of the prompts; to be taken while nothing is active."""

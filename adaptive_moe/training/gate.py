@@ -171,6 +171,7 @@ class _Measure:
         usable = [example for example in examples if id(example) not in unusable]
         loss = AnswerLoss(
             self.language_model,
+            self.bank,
             encoded.examples,
             activation=self.settings.activation,
             prompt_cache_bytes=self.settings.prompt_cache_bytes,

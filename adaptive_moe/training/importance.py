@@ -39,7 +39,9 @@ def gradient_importance(
     chance = random.Random(f"importance {seed}")  # noqa: S311  not for security
     count = min(batch_size, len(examples))
     encoded = encode_examples(language_model, chance.sample(list(examples), count))
-    loss = AnswerLoss(language_model, encoded.examples, activation=activation, prompt_cache_bytes=0)
+    loss = AnswerLoss(
+        language_model, bank, encoded.examples, activation=activation, prompt_cache_bytes=0
+    )
     everything = range(len(encoded.examples))
     with bank.activate_weights({}):
         cache, mask = loss.prompts(everything)

@@ -58,11 +58,13 @@ class PromptCache:
         return self._used_bytes
 
     @torch.no_grad()
-    def read_ahead(self) -> None:
-        """Read every prompt that is to be kept now, so that all later steps take equally long."""
+    def read_ahead(self) -> bool:
+        """Read one block of the prompts that are to be kept; False when all are there."""
         for index, block in self._block_of.items():
             if index not in self._kept:
                 self._keep(self._read_rows(block))
+                return True
+        return False
 
     @torch.no_grad()
     def batch(self, indexes: Sequence[int]) -> tuple[Cache, Int[Tensor, "batch time"]]:

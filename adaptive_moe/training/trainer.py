@@ -132,6 +132,7 @@ class _Run:
         self._loss, self._test_loss = (
             AnswerLoss(
                 language_model,
+                bank,
                 side.examples,
                 activation=settings.activation,
                 prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -155,8 +156,7 @@ class _Run:
     ) -> None:
         state, settings = self._state, self._settings
         started = time.perf_counter() - state.seconds
-        with self._bank.activate_weights({}):
-            self._loss.read_ahead()
+        self._loss.read_ahead()
         state.reading_seconds += time.perf_counter() - started - state.seconds
         if not state.history:
             self._evaluate()

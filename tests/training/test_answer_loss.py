@@ -1,5 +1,7 @@
 """The batched loss on cached prompts is the loss of a plain full pass, example by example."""
 
+import threading
+
 import pytest
 import torch
 
@@ -33,8 +35,10 @@ def losses_and_gradients(weights, total):
 def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, examples, make_bank):
     language_model = tiny_language_model(architecture)
     encoded = encode_examples(language_model, examples[:6]).examples
-    loss = AnswerLoss(language_model, encoded, activation=activation, prompt_cache_bytes=1 << 20)
     bank, weights = make_bank(language_model), random_weights(language_model)
+    loss = AnswerLoss(
+        language_model, bank, encoded, activation=activation, prompt_cache_bytes=1 << 20
+    )
     cache, mask = loss.prompts(range(6))
     with bank.activate_weights(weights):
         found = loss.compute(range(6), cache, mask)
@@ -56,7 +60,7 @@ def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, 
     bank, weights = make_bank(llama), random_weights(llama)
     totals = []
     for capacity in (0, 3000, 1 << 20):
-        loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=capacity)
+        loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=capacity)
         for group in ([0, 1, 2], [5, 2, 7, 0]):
             cache, mask = loss.prompts(group)
             with bank.activate_weights(weights):
@@ -66,6 +70,30 @@ def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, 
     assert totals[1:] == pytest.approx([totals[0]] * 2, rel=1e-6)
 
 
+def test_prompts_are_the_base_s_while_another_thread_uses_an_expert(llama, examples, make_bank):
+    encoded = encode_examples(llama, examples[:4]).examples
+    bank, weights = make_bank(llama), random_weights(llama)
+    made = []
+
+    def make():
+        loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=1 << 20)
+        loss.read_ahead()
+        made.append(loss)
+
+    def prompt_keys(loss):
+        cache, _ = loss.prompts([0, 1])
+        return cache.layers[-1].keys
+
+    make()
+    other = threading.Thread(target=make)
+    with bank.activate_weights(weights):
+        other.start()
+        other.join(timeout=0.3)
+    other.join()
+    alone, beside = made
+    assert torch.equal(prompt_keys(alone), prompt_keys(beside))
+
+
 def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
     prompt = (("user", "hello there"),)
     prompt_ids = llama.encode("hello there").prompt_ids
@@ -73,7 +101,8 @@ def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
     produced = llama.model.generate(ids, max_new_tokens=3, do_sample=False)[0, ids.shape[1] :]
     answer = llama.decode(produced.tolist())
     encoded = encode_examples(llama, [Example(prompt, answer, "f", "x", "f", 1)]).examples
-    loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=0)
+    bank = make_bank(llama)
+    loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
     cache, mask = loss.prompts([0])
     found = loss.compute([0], cache, mask)
     wanted = [int(token) for token in produced]

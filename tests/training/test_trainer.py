@@ -204,11 +204,12 @@ def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, example
     from adaptive_moe.training.answer_loss import AnswerLoss
     from adaptive_moe.training.encoding import encode_examples
 
+    bank = make_bank(llama)
     measured = gradient_importance(
-        llama, llama.layers, examples, bank=make_bank(llama), batch_size=len(examples)
+        llama, llama.layers, examples, bank=bank, batch_size=len(examples)
     )
     encoded = encode_examples(llama, examples).examples
-    loss = AnswerLoss(llama, encoded, activation="answer", prompt_cache_bytes=0)
+    loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
     cache, mask = loss.prompts(range(len(encoded)))
     weights = [llama.model.get_submodule(layer.name).weight for layer in llama.layers]
     for weight in weights:
