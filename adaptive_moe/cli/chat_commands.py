@@ -146,7 +146,7 @@ def _save(talk: "Conversation", words: Sequence[str]) -> None:
     if len(words) != 1:
         raise ConfigurationError("/save PATH: name one file, e.g. /save talk.jsonl")
     if not talk.turns:
-        raise ConfigurationError("there is nothing to save yet")
+        raise ConfigurationError("there is nothing to save yet; ask something first")
     save_conversation(Path(words[0]).expanduser(), talk.turns)
     talk.terminal.show(f"{len(talk.turns)} turn(s) added to {words[0]}; `train` can read it.")
 

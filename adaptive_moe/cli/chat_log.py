@@ -111,7 +111,9 @@ def save_conversation(path: Path, turns: Sequence[Turn]) -> None:
     try:
         append_json(path, {"messages": messages_of(turns)})
     except OSError as error:
-        raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from error
+        raise ConfigurationError(
+            f"{path}: cannot be written ({error.strerror}); name another file"
+        ) from error
 
 
 def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:

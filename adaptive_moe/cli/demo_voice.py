@@ -68,7 +68,9 @@ class Voice:
         try:
             path.write_text(story, encoding="utf-8")
         except OSError as error:
-            raise ConfigurationError(f"{path}: cannot be written ({error.strerror})") from error
+            raise ConfigurationError(
+                f"{path}: cannot be written ({error.strerror}); name another file"
+            ) from error
 
 
 def mask_figures(line: str) -> str:

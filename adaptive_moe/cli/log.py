@@ -113,7 +113,7 @@ def _file_handler(file: Path, settings: LoggingSettings) -> logging.Handler:
         )
     except OSError as error:
         raise ConfigurationError(
-            f"logging.file: {file} cannot be written ({error.strerror})"
+            f"logging.file: {file} cannot be written ({error.strerror}); name another file"
         ) from error
     handler.setFormatter(_JsonLines())
     return handler

@@ -54,9 +54,11 @@ def read_yaml(file: Path) -> Tree:
     try:
         text = file.read_bytes()
     except OSError as error:
-        raise ConfigurationError(f"{file}: cannot be read ({error.strerror})") from error
+        raise ConfigurationError(
+            f"{file}: cannot be read ({error.strerror}); check the path"
+        ) from error
     if len(text) > _YAML_BYTES:
-        raise ConfigurationError(f"{file}: larger than {_YAML_BYTES} bytes")
+        raise ConfigurationError(f"{file}: larger than {_YAML_BYTES} bytes; keep settings only")
     try:
         _guard_structure(text, str(file))
         tree = yaml.safe_load(text)
@@ -68,7 +70,9 @@ def read_yaml(file: Path) -> Tree:
     if tree is None:
         return {}
     if not isinstance(tree, dict):
-        raise ConfigurationError(f"{file}: the top level must be keys and values")
+        raise ConfigurationError(
+            f"{file}: the top level must be keys and values, e.g. router: {{threshold: 0.8}}"
+        )
     return tree
 
 
@@ -82,7 +86,9 @@ def _guard_structure(text: bytes, file: str) -> None:
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
         if depth > _YAML_DEPTH or aliases > _YAML_ALIASES:
-            raise ConfigurationError(f"{file}: nested too deeply or too many aliases")
+            raise ConfigurationError(
+                f"{file}: nested too deeply or too many aliases; write it plainly"
+            )
 
 
 def _read_environment(environment: Mapping[str, str] | None) -> Tree:
@@ -90,7 +96,9 @@ def _read_environment(environment: Mapping[str, str] | None) -> Tree:
     for name in names:
         section = name.upper().removeprefix(PREFIX).split("__")[0].lower()
         if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
-            raise ConfigurationError(f"environment: {name}: there is no setting {section!r}")
+            raise ConfigurationError(
+                f"environment: {name}: there is no setting {section!r}; correct or unset it"
+            )
     source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
     if environment is not None:
         source.env_vars = {name.lower(): value for name, value in environment.items()}
@@ -133,7 +141,7 @@ def _explain_one(detail: ErrorDetails, layers: Sequence[tuple[str, Tree]]) -> st
     origin = next((name for name, tree in reversed(layers) if _holds(tree, path)), "settings")
     reason = detail["msg"]
     if detail["type"] == "extra_forbidden":
-        reason = "there is no such setting"
+        reason = "there is no such setting (--show-config lists all)"
     return f"{origin}: {'.'.join(path) or 'settings'}: {reason}"
 
 

@@ -77,7 +77,9 @@ def check_name(name: str) -> str:
             f"{name!r} cannot name an expert; use 1 to 64 of a-z 0-9 . _ - and start with a-z 0-9"
         )
     if name in RESERVED_NAMES:
-        raise ExpertNameError(f"no expert may be called {name!r}; it is a route")
+        raise ExpertNameError(
+            f"no expert may be called {name!r}, it is a route; choose another name"
+        )
     return name
 
 
@@ -140,7 +142,7 @@ class Store:
         """
         check_name(name)
         if staged.parent != self._root / "staging":
-            raise StoreError(f"{staged} was not staged in {self._root}")
+            raise StoreError(f"{staged} was not staged in {self._root}; write into stage()")
         with disk_errors(staged):
             expert_id, complete = seal(staged, manifest)
         try:
@@ -184,11 +186,15 @@ class Store:
             if record.version == wanted and (version is not None or record.status == "active"):
                 return record
         if version is not None:
-            raise UnknownExpertError(f"expert {name!r} has no version {version}")
+            numbers = ", ".join(str(record.version) for record in records)
+            raise UnknownExpertError(
+                f"expert {name!r} has no version {version}; name one of {numbers}"
+            )
         last = records[-1]
         raise UnknownExpertError(
             f"no version of expert {name!r} is active; version {last.version} is {last.status}"
             + (f": {last.reason}" if last.reason else "")
+            + f"; train it again, or see `experts show {name} --version {last.version}`"
         )
 
     def active(self) -> tuple[ExpertRecord, ...]:
@@ -208,22 +214,27 @@ class Store:
         """Every version of one name, oldest first; UnknownExpertError if there never was one."""
         records = self._records(self._index.rows(name=check_name(name)))
         if not records:
-            known = ", ".join(sorted({record.name for record in self.active()})) or "none"
-            raise UnknownExpertError(f"no expert is called {name!r}; active experts: {known}")
+            known = ", ".join(sorted({record.name for record in self.active()}))
+            advice = f"name one of {known}" if known else "none is active yet, so train one first"
+            raise UnknownExpertError(f"no expert is called {name!r}; {advice}")
         return records
 
     def by_id(self, expert_id: str) -> ExpertRecord:
         """The newest version with this content."""
         records = self._records(self._index.rows(expert_id=expert_id))
         if not records:
-            raise UnknownExpertError(f"no expert has the id {expert_id[:12]!r}")
+            raise UnknownExpertError(
+                f"no expert has the id {expert_id[:12]!r}; `experts list --all` names all there are"
+            )
         return records[-1]
 
     def verify(self, expert_id: str) -> None:
         """Compare every byte on disk with what was published; CorruptExpertError."""
         record = self.by_id(expert_id)
         if check_object(record.folder, expert_id) != record.manifest:
-            raise CorruptExpertError(f"expert {expert_id[:12]}: index and folder disagree")
+            raise CorruptExpertError(
+                f"expert {expert_id[:12]}: index and folder disagree; train or import it again"
+            )
 
     def quarantine(self, expert_id: str, reason: str) -> None:
         """Take an expert out of service; where it served, the base answers."""
@@ -264,7 +275,10 @@ class Store:
                 if record.status == "active" and (current is None or record.version < current)
             ]
             if not earlier:
-                raise UnknownExpertError(f"expert {name!r} has no earlier active version")
+                raise UnknownExpertError(
+                    f"expert {name!r} has no earlier active version; `experts list --all` shows "
+                    "the versions, `experts activate` lets one serve"
+                )
             self._index.serve(name, version=earlier[-1].version)
         return earlier[-1]
 

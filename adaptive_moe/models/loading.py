@@ -30,6 +30,7 @@ Quantization = Literal["nf4", "int8"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+_TOKENIZER_ADVICE = "put its tokenizer files beside config.json, or name another model"
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def load_language_model(
     source = _locate(base)
     is_local = Path(source).is_dir()
     options = {"revision": revision, "local_files_only": local_files_only or is_local}
-    with _plain_errors(base):
+    with _plain_errors(base, is_local=is_local):
         config = _read_config(source, options)
         folder = Path(source) if is_local else _snapshot(source, options)
         tokenizer = _read_tokenizer(source, options)
@@ -126,14 +127,24 @@ def _locate(base: str) -> str:
     path = Path(base or "?").expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFoundError(f"{base} is a folder, but it holds no config.json")
+            raise ModelNotFoundError(
+                f"{base} is a folder, but it holds no config.json; name the folder of a model, "
+                "with config.json, weights and tokenizer in it, or a hub id"
+            )
         if not any(file for pattern in _WEIGHT_PATTERNS for file in path.glob(pattern)):
-            raise ModelNotFoundError(f"{base} has a config.json, but no weights beside it")
+            raise ModelNotFoundError(
+                f"{base} has a config.json, but no weights beside it; put its *.safetensors files "
+                "there, or name another folder"
+            )
         return str(path)
     if path.exists():
-        raise ModelNotFoundError(f"{base} is a file; name the folder of the model")
+        raise ModelNotFoundError(
+            f"{base} is a file; name the folder of the model, with config.json in it, or a hub id"
+        )
     if not base or base.startswith(("/", "./", "../", "~")) or base.count("/") > 1:
-        raise ModelNotFoundError(f"there is no folder {base!r}")
+        raise ModelNotFoundError(
+            f"there is no folder {base!r}; check the path, or name a hub id such as owner/model"
+        )
     return base
 
 
@@ -147,7 +158,8 @@ def _read_config(source: str, options: dict[str, Any]) -> PreTrainedConfig:
     is_wrapped = any("ConditionalGeneration" in n for n in names)
     if config.is_encoder_decoder or not (is_generator or is_wrapped):
         raise UnsupportedModelError(
-            f"{source} is no causal language model but {', '.join(names) or config.model_type}"
+            f"{source} is no causal language model but {', '.join(names) or config.model_type}; "
+            "name a model that generates text"
         )
     return cast("PreTrainedConfig", config)
 
@@ -172,10 +184,13 @@ def _read_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizer
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False, **options)
     except (OSError, ValueError, TypeError, KeyError, ImportError) as error:
         raise UnsupportedModelError(
-            f"{source} comes without a tokenizer that can be read: {_first_line(error)}"
+            f"{source} comes without a tokenizer that can be read: {_first_line(error)}; "
+            f"{_TOKENIZER_ADVICE}"
         ) from error
     if not len(tokenizer):
-        raise UnsupportedModelError(f"{source} comes without a tokenizer: its vocabulary is empty")
+        raise UnsupportedModelError(
+            f"{source} comes without a tokenizer: its vocabulary is empty; {_TOKENIZER_ADVICE}"
+        )
     return cast("PreTrainedTokenizerBase", tokenizer)
 
 
@@ -190,14 +205,18 @@ def _quantization_config(
     if quantization not in ("nf4", "int8"):
         raise ConfigurationError(f"quantization {quantization!r} is unknown; use nf4 or int8")
     if device.type not in ("cpu", "cuda"):
-        raise QuantizationError(f"{quantization} needs the CPU or CUDA, not {device.type}")
+        raise QuantizationError(
+            f"{quantization} needs the CPU or CUDA, not {device.type}; leave quantization out, or "
+            "choose one of these devices"
+        )
     if getattr(config, "quantization_config", None) is not None:
         raise QuantizationError("this model is stored quantised already; leave quantization out")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise QuantizationError(
-            f"{quantization} needs bitsandbytes, which cannot be imported: {error}"
+            f"{quantization} needs bitsandbytes, which cannot be imported: {error}; install it, or "
+            "leave quantization out"
         ) from error
     from transformers import BitsAndBytesConfig
 
@@ -263,7 +282,7 @@ def _stored_method(stored: object) -> str | None:
 
 
 @contextmanager
-def _plain_errors(base: str) -> Iterator[None]:
+def _plain_errors(base: str, *, is_local: bool) -> Iterator[None]:
     """Turn what transformers and torch raise while loading into one sentence of ours."""
     try:
         yield
@@ -275,13 +294,18 @@ def _plain_errors(base: str) -> Iterator[None]:
             raise InsufficientMemoryError(
                 f"{base} does not fit into memory; try quantization nf4 or a smaller model"
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and not is_local:
             raise ModelNotFoundError(
-                f"{base} is no local folder and cannot be fetched: {_first_line(error)}"
+                f"{base} is no local folder and cannot be fetched: {_first_line(error)}; check the "
+                "name and the network, or name a folder"
             ) from error
-        raise UnsupportedModelError(f"{base} cannot be loaded: {_first_line(error)}") from error
+        kind = ModelNotFoundError if isinstance(error, OSError) else UnsupportedModelError
+        raise kind(
+            f"{base} cannot be loaded: {_first_line(error)}; fetch its files again, or name "
+            "another model"
+        ) from error
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return lines[0][:200] if lines else type(error).__name__
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__

@@ -31,6 +31,7 @@ MISTAKES = {
     "an unknown expert": ("ask", "hello", "--route", "nobody", "--store", "{tmp}/store"),
     "a model that is not there": ("ask", "hello", "--base", "{tmp}/no-model", "--store", "{tmp}/s"),
     "a folder that is no model": ("ask", "hello", "--base", "{tmp}", "--store", "{tmp}/store"),
+    "a model that is a file": ("ask", "hello", "--base", "{tmp}/few.jsonl", "--store", "{tmp}/s"),
     "a prompt beyond the context": ("ask", "word " * 3000, "--store", "{tmp}/store"),
     "a store that is a file": ("experts", "list", "--store", "{tmp}/broken.yaml"),
     "a store in a foreign folder": ("experts", "list", "--store", "{tmp}"),
@@ -76,6 +77,23 @@ def test_a_mistake_is_told_in_three_lines(folder, words):
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert not (folder / "store" / "training").exists()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "advice"),
+    [
+        ("a folder that is no model", "holds no config.json; name the folder of a model"),
+        ("a model that is a file", "is a file; name the folder of the model"),
+        ("a model that is not there", "check the path"),
+        ("a settings file that is not there", "check the path"),
+        ("an unknown setting", "--show-config lists all"),
+        ("an expert nobody has", "train one first"),
+        ("training under a reserved name", "choose another name"),
+    ],
+)
+def test_a_mistake_is_told_with_what_to_do(folder, mistake, advice):
+    done = run(*(word.replace("{tmp}", str(folder)) for word in MISTAKES[mistake]))
+    assert advice in done.stderr
 
 
 def test_the_nearest_command_is_proposed():

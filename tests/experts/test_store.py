@@ -73,7 +73,7 @@ def test_rollback_serves_the_previous_active_version(store: Store) -> None:
     publish(store, content=b"bad", status="rejected")
     third = publish(store, content=b"three")
     assert store.rollback("chemistry") == store.get("chemistry") == first
-    with pytest.raises(UnknownExpertError, match="no earlier active version"):
+    with pytest.raises(UnknownExpertError, match="no earlier active version; `experts list --all`"):
         store.rollback("chemistry")
     assert store.activate(third.expert_id) == store.get("chemistry") == third
 
@@ -83,8 +83,12 @@ def test_what_was_not_accepted_does_not_serve(store: Store) -> None:
     publish(store, content=b"two", status="quarantine")
     assert store.get("chemistry") == serving
     publish(store, "physics", content=b"three", status="rejected")
-    with pytest.raises(UnknownExpertError, match="version 1 is rejected"):
+    with pytest.raises(UnknownExpertError, match="version 1 is rejected; train it again"):
         store.get("physics")
+    with pytest.raises(UnknownExpertError, match="no version 7; name one of 1, 2"):
+        store.get("chemistry", version=7)
+    with pytest.raises(UnknownExpertError, match="name one of chemistry"):
+        store.get("alchemy")
     assert store.active() == (serving,)
 
 
