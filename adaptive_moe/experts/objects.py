@@ -49,7 +49,8 @@ def disk_errors(path: Path, *, others_pass: bool = False) -> Iterator[None]:
     except OSError as error:
         if others_pass and error.errno not in _ADVICE:
             raise
-        advice = _ADVICE.get(error.errno or 0, str(error))
+        unknown = f"{error.strerror or error}; name another store with --store"
+        advice = _ADVICE.get(error.errno or 0, unknown)
         raise StoreError(f"{error.filename or path}: {advice}") from error
 
 

@@ -288,6 +288,7 @@ class Store:
 
     def _prepare(self) -> None:
         root = self._root
+        _refuse_file(root)
         root.mkdir(parents=True, exist_ok=True)
         is_ours = (root / MARKER_NAME).is_file() or (root / "index.sqlite").is_file()
         if not is_ours and any(entry.name != "staging" for entry in root.iterdir()):
@@ -370,6 +371,13 @@ class Store:
         kept = {row.expert_id for row in rows if is_kept(row)}
         objects = self._root / "objects"
         return tuple(entry for entry in objects.iterdir() if entry.name not in kept)
+
+
+def _refuse_file(root: Path) -> None:
+    """StoreError where a file stands in the place of the store or of a folder above it."""
+    found = next(place for place in (root, *root.parents) if place.is_symlink() or place.exists())
+    if not found.is_dir():
+        raise StoreError(f"{found} is no folder; name a folder for the store with --store")
 
 
 def _manifest_of(row: IndexRow, folder: Path) -> Manifest:

@@ -1,7 +1,9 @@
 """Experts are published whole, found by name and version, and never trusted."""
 
+import errno
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -30,6 +32,7 @@ from adaptive_moe.experts.store import MARKER_NAME, Store, default_store_path
 from tests.experts.published import NOW, fill, manifest_of, publish
 
 WEIGHTS = "adapter_model.safetensors"
+_NOBODY = 65534
 
 
 @pytest.fixture
@@ -250,10 +253,52 @@ def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     assert [entry.name for entry in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="file"):
-        Store(tmp_path / "file" / "experts")
+@pytest.mark.parametrize("below", ["", "experts", "some/where/else"])
+def test_a_file_in_the_place_of_a_store_is_refused(tmp_path: Path, below: str) -> None:
+    (tmp_path / "file").write_text("mine")
+    place = re.escape(str(tmp_path / "file"))
+    with pytest.raises(StoreError, match=f"^{place} is no folder; name a folder") as caught:
+        Store(tmp_path / "file" / below)
+    assert "Errno" not in str(caught.value)
+    assert [(entry.name, entry.read_text()) for entry in tmp_path.iterdir()] == [("file", "mine")]
+
+
+def test_a_dangling_link_in_the_place_of_a_store_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(StoreError, match="link is no folder"):
+        Store(tmp_path / "link")
+    assert not (tmp_path / "gone").exists()
+
+
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """A folder that this process may not write to, even where the tests run as root."""
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(_NOBODY)
+    yield folder
+    if is_root:
+        os.seteuid(0)
+
+
+def test_a_place_that_cannot_be_written_is_a_store_error(locked: Path) -> None:
+    with pytest.raises(StoreError, match="not allowed to write here; name another") as caught:
+        Store(locked / "experts")
+    assert str(locked) in str(caught.value)
+    assert "Errno" not in str(caught.value)
+
+
+def test_a_system_error_nobody_foresaw_still_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_path: Path, **_options: object) -> None:
+        raise OSError(errno.EIO, "Input/output error", str(tmp_path / "experts"))
+
+    monkeypatch.setattr(Path, "mkdir", broken)
+    with pytest.raises(StoreError, match="experts: Input/output error; name another store"):
+        Store(tmp_path / "experts")
 
 
 def test_a_full_disk_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
