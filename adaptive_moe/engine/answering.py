@@ -237,8 +237,8 @@ class Answerer:
         completion = row.completion
         assert completion is not None
         visible = [each for each in completion.token_ids if each not in self.language_model.eos_ids]
-        arms = self.shelf.arms_of([name for name, _, _ in row.decision.experts])
-        confidence = self.router.judge(row.evidence, completion.trace, arms=arms)
+        records = self.shelf.records([name for name, _, _ in row.decision.experts])
+        confidence = self.router.judge(row.evidence, completion.trace, records=records)
         started = time.perf_counter()
         attribution = None
         if request.attribution and row.mixture and visible:

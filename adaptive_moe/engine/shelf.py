@@ -24,6 +24,7 @@ from adaptive_moe.router.whitening import Whitening
 DOMAIN_FILE = "domain.safetensors"
 HELD_OUT_RIGHT = "held_out_right"
 HELD_OUT_TRIALS = "held_out_trials"
+_NO_RECORD = 0.5  # success rate of an expert that was never tried: the mean of Beta(1, 1)
 
 Activation = Literal["answer", "prompt"]
 
@@ -172,9 +173,10 @@ class ExpertShelf(Mapping[str, Expert]):
         self._refresh()
         return self._arms(self._experts.values())
 
-    def arms_of(self, names: Sequence[str]) -> tuple[ExpertArm, ...]:
-        """The arms of experts that just answered; those without a domain are left out."""
-        return self._arms([self.find(name) for name in names])
+    def records(self, names: Sequence[str]) -> tuple[float, ...]:
+        """Success rates of experts that just answered; even odds for one without a domain."""
+        arms = {arm.name: arm.success_rate for arm in self._arms([self.find(n) for n in names])}
+        return tuple(arms.get(name, _NO_RECORD) for name in names)
 
     def sources(
         self,

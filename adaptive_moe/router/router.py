@@ -230,21 +230,22 @@ class Router:
         )
 
     def judge(
-        self, evidence: Evidence, trace: TokenTrace, *, arms: Sequence[ExpertArm] = ()
+        self, evidence: Evidence, trace: TokenTrace, *, records: Sequence[float] = ()
     ) -> Confidence:
         """How far the finished answer can be trusted: decision B.
 
-        `arms` are the experts that gave it, none for the base. An empty answer is certainly wrong.
+        `records` are the success rates (0 to 1) of the experts that gave it, none for the base.
+        An empty answer is certainly wrong.
         """
         remoteness = float(self._model.remoteness(evidence.states[None])[0])
         p_prefill = p_correct = None
         if self.is_trained:
             p_prefill = float(self._model.prefill_probabilities((evidence,))[0])
-            p_correct = self._judge_probability(evidence, trace, arms)
+            p_correct = self._judge_probability(evidence, trace, records)
         return Confidence(
             p_prefill=p_prefill,
             p_correct=p_correct,
-            calibrated=self._is_calibrated and not arms,
+            calibrated=self._is_calibrated and not records,
             scores={**evidence.scores, "ood": remoteness, **answer_scores(trace)},
             token_scores=token_scores(trace),
         )
@@ -321,11 +322,11 @@ class Router:
         return BaseStanding(None, rank, threshold, is_low, reason)
 
     def _judge_probability(
-        self, evidence: Evidence, trace: TokenTrace, arms: Sequence[ExpertArm]
+        self, evidence: Evidence, trace: TokenTrace, records: Sequence[float]
     ) -> float:
-        if not arms:
+        if not records:
             return float(self._model.answer_probabilities((evidence,), (trace,))[0])
-        rate = math.fsum(arm.success_rate for arm in arms) / len(arms)
+        rate = math.fsum(records) / len(records)
         return self._model.expert_answer_probability(evidence, trace, expert_accuracy=rate)
 
     def _index(self, arms: Sequence[ExpertArm]) -> ArmIndex:

@@ -142,7 +142,8 @@ def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tm
         second = moe.import_expert("second", tmp_path / "copy")
         moe.store.activate(second.expert_id)
         moe.generate(KNOWN[1], experts=["lights"])
-        moe.generate(KNOWN[1], experts=["second"])
+        by_import = moe.generate(KNOWN[1], experts=["second"])
+        assert not by_import.confidence.calibrated
         assert moe.cache_statistics().evictions == 1
         moe.store.remove("lights")
         moe.store.remove("second")

@@ -222,7 +222,8 @@ def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> N
     good, poor = arm(trained, "g", rate=0.95), arm(trained, "g", rate=0.2)
     trace = make_trace([1.5, 1.5])
     by_good, by_poor, by_both = (
-        trained.judge(prompt, trace, arms=arms) for arms in ([good], [poor], [good, poor])
+        trained.judge(prompt, trace, records=[arm.success_rate for arm in arms])
+        for arms in ([good], [poor], [good, poor])
     )
     assert not by_good.calibrated
     assert by_good.p_correct is not None
