@@ -89,7 +89,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer with everything that led to it; `tokens` are the decoded pieces of `text`."""
+    """One answer with everything that led to it; `tokens` are the decoded pieces of `text`.
+
+    `observation` names its entry in the gap ledger, so that the answer, or a copy, can be judged.
+    """
 
     text: str
     tokens: tuple[str, ...]
@@ -100,6 +103,7 @@ class Answer:
     gap: GapReference | None
     usage: Usage
     finish_reason: Literal["stop", "length", "interrupted"]
+    observation: str | None = None
 
     def to_dict(self) -> dict[str, JSON]:
         """The answer as plain JSON values."""

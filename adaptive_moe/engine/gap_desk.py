@@ -22,7 +22,6 @@ from adaptive_moe.gaps.states import GapState
 logger = logging.getLogger(__name__)
 
 _NAME_LENGTH = 40
-_REMEMBERED = 64  # latest answers that feedback may refer to
 
 
 @final
@@ -43,7 +42,6 @@ class GapDesk:
         self._settings = settings
         self._training = training
         self._experts = experts
-        self._answers: dict[int, int] = {}
         self._stopping = threading.Event()
         self._filling = threading.Lock()
         self._worker: threading.Thread | None = None
@@ -67,11 +65,12 @@ class GapDesk:
     def feedback(self, answer: Answer, *, correct: bool) -> Gap | None:
         """Tell whether an answer was right; the gap that this is evidence for, if any.
 
-        Raises GapError for an answer that this runtime no longer remembers.
+        A copy of an answer, as long as it keeps `observation`, stands for the answer itself, in
+        later sessions too. Raises GapError for an answer that this base's ledger does not know.
         """
-        observation_id = self._answers.get(id(answer))
-        if observation_id is None:
-            raise GapError("this answer is not among the latest ones; ask again, then judge")
+        if answer.observation is None:
+            raise GapError("this answer was never noted in the gap ledger; judge one of generate's")
+        observation_id = self._detector.find(answer.observation)
         return self._detector.outcome(observation_id, correct=correct, origin="feedback")
 
     def fill(
@@ -101,12 +100,6 @@ class GapDesk:
                     gap_id, GapState.QUEUED, "a person asked to fill it", by_person=True
                 )
             return self._train(gap, files, name=name, listener=listener, cancelled=cancelled)
-
-    def remember(self, answer: Answer, observation_id: int) -> None:
-        """Keep which observation an answer became, so that feedback finds it."""
-        self._answers[id(answer)] = observation_id
-        while len(self._answers) > _REMEMBERED:
-            del self._answers[next(iter(self._answers))]
 
     def react(self, gap: Gap) -> None:
         """A gap changed: with `on_verified: train` a verified one is queued for the worker."""

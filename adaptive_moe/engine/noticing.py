@@ -44,8 +44,8 @@ class GapWatch:
         prompt: str,
         vector: Float[np.ndarray, " dimension"],
         session: str,
-    ) -> tuple[int, Gap | None, bool]:
-        """Note one answer. Returns its observation's id, its gap, and whether the gap changed.
+    ) -> tuple[str, Gap | None, bool]:
+        """Note one answer. Returns what names its observation, its gap, and whether that changed.
 
         Prompts that no expert took are grouped by where they lie, whatever domain is nearest. A
         gap that becomes suspected is checked on the spot: the base answers its prompts again
@@ -65,9 +65,9 @@ class GapWatch:
         )
         gap, changed = noticed.gap, noticed.changed
         if gap is None or gap.state is not GapState.SUSPECTED:
-            return noticed.observation_id, gap, changed
+            return noticed.reference, gap, changed
         checked = self.check(gap.id)
-        return noticed.observation_id, checked or gap, changed or checked is not None
+        return noticed.reference, checked or gap, changed or checked is not None
 
     def check(self, gap_id: int) -> Gap | None:
         """Settle the unchecked prompts of a gap by consistency; the gap if that changed it."""

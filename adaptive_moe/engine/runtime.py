@@ -331,14 +331,13 @@ class AdaptiveMoE:
         answer = answered.answer
         text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
         vector = self._shelf.whitening.apply(answered.states)
-        observation_id, gap, changed = self._watch.watch(
+        observation, gap, changed = self._watch.watch(
             answer, prompt=text, vector=vector, session=self.session
         )
-        self.gaps.remember(answer, observation_id)
+        answer = replace(answer, observation=observation)
         if gap is None:
             return answer, None
         answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
-        self.gaps.remember(answer, observation_id)
         if not changed:
             return answer, None
         self.gaps.react(gap)

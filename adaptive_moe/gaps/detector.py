@@ -21,13 +21,18 @@ from adaptive_moe.gaps.terms import content_words, prompt_hash
 
 _RANK: Mapping[Origin, int] = {"consistency": 0, "feedback": 1, "grade": 2}
 _CHECKS_AT_MOST = 4  # rounds of consistency_members; 32 checks tell two thirds from a half
+_LONGEST_NUMBER = 18  # digits; SQLite has room for them
 
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """What an observation came to: its gap, if it is evidence of one, and whether that changed."""
+    """What an observation came to: its gap, if it is evidence of one, and whether that changed.
+
+    `reference` names the observation beyond this ledger; see `GapDetector.find`.
+    """
 
     observation_id: int
+    reference: str
     gap: Gap | None
     changed: bool
 
@@ -86,6 +91,22 @@ class GapDetector:
             if record is None:
                 return None
             return self._progress.compose(self._progress.advance(record))
+
+    def find(self, reference: str) -> int:
+        """The observation that `reference` names; GapError where it is none of this ledger's.
+
+        Numbers alone repeat from ledger to ledger; sessions, of which each has its own, do not.
+        """
+        session, _, number = reference.rpartition("-")
+        if number.isdecimal() and len(number) <= _LONGEST_NUMBER:
+            with self._ledger.transaction():
+                seen = self._ledger.observations.get(int(number), base_id=self._base_id)
+            if seen is not None and seen.session == session:
+                return seen.id
+        raise GapError(
+            f"no answer {reference!r} of this base is in the gap ledger; only answers that this "
+            "base gave with this store can be judged"
+        )
 
     def exclude(self, observation_id: int, *, cause: Cause) -> Gap | None:
         """An answer failed for another reason than missing knowledge: no evidence of a gap."""
@@ -198,7 +219,7 @@ class GapDetector:
             duplicate_of=None,
             excluded=excluded,
         )
-        return Noticed(observation_id, None, changed=False)
+        return _noticed(observation, observation_id, None, changed=False)
 
     def _note_doubtful(self, observation: Observation) -> Noticed:
         direction = unit(observation.vector)
@@ -218,12 +239,12 @@ class GapDetector:
             excluded=None,
         )
         if record is None:
-            return Noticed(observation_id, None, changed=False)
+            return _noticed(observation, observation_id, None, changed=False)
         if original is None:
             record = self._take_in(observation_id, record)
         record = self._progress.advance(record)
         gap = None if record.state is GapState.DISMISSED else self._progress.compose(record)
-        return Noticed(observation_id, gap, changed=record.state is not before)
+        return _noticed(observation, observation_id, gap, changed=record.state is not before)
 
     def _take_in(self, observation_id: int, record: GapRecord) -> GapRecord:
         """Let one more distinct prompt shape its gap's centre, name and, if loose, its group."""
@@ -257,3 +278,9 @@ class GapDetector:
         if seen is None:
             raise GapError(f"there is no observation {observation_id} of this base in the ledger")
         return seen
+
+
+def _noticed(
+    observation: Observation, observation_id: int, gap: Gap | None, *, changed: bool
+) -> Noticed:
+    return Noticed(observation_id, f"{observation.session}-{observation_id}", gap, changed)

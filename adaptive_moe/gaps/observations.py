@@ -16,7 +16,8 @@ Direction = Float[np.ndarray, " width"]
 _VECTORS_KEPT = 32  # confident prompts of a known domain whose directions are remembered
 _STRAY_VECTORS_KEPT = 256  # the same for prompts of no domain
 _SEEN_COLUMNS = (
-    "id, gap_id, prompt, domain, low_confidence, duplicate_of, excluded, outcome, origin, direction"
+    "id, gap_id, prompt, domain, low_confidence, duplicate_of, excluded, outcome, origin, "
+    "direction, session"
 )
 _IS_LOOSE = (
     "gap_id IN (SELECT id FROM gaps WHERE state = 'OBSERVED' AND domain IS NULL "
@@ -44,6 +45,7 @@ class Seen:
     correct: bool | None
     origin: Origin | None
     direction: Direction | None
+    session: str
 
 
 class ObservationTable:
@@ -252,6 +254,7 @@ class ObservationTable:
                 correct=None if row[7] is None else bool(row[7]),
                 origin=cast("Origin | None", row[8]),
                 direction=None if row[9] is None else _direction(row[9]),
+                session=row[10],
             )
             for row in rows
         )
