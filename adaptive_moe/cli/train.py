@@ -42,7 +42,8 @@ def train(
 
     For example: adaptive-moe train chemistry --data notes.md answers.jsonl
 
-    Ctrl-C stops after the step and keeps a checkpoint; the same command goes on from there.
+    Ctrl-C stops after the step, or at the gate after the batch, and keeps a checkpoint; the same
+    command goes on from there.
     """
     from adaptive_moe.cli import training_view
     from adaptive_moe.experts.store import check_name

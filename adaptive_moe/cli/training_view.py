@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
 
 _STOPPING = (
-    "Stopping after this step; the same command goes on from here. Ctrl-C again breaks it off."
+    "Stopping at the next pause; the same command goes on from here. Ctrl-C again breaks it off."
 )
 
 

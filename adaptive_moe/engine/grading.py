@@ -14,6 +14,7 @@ from adaptive_moe.measures.graders import GRADERS
 from adaptive_moe.models.decoding import Completion, decode, prefill
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.router.evidence import Evidence, RouterRow, gather_evidence
+from adaptive_moe.training.interruption import stop_if_cancelled
 
 Grader = Callable[[str, str], float]
 
@@ -73,6 +74,7 @@ class BaseGrader:
     ) -> Iterator[tuple[Evidence, Completion]]:
         generation = GenerationConfig(max_new_tokens=max_new_tokens)
         for start in range(0, len(prompts), _BATCH):
+            stop_if_cancelled()
             encoded = [
                 self._language_model.encode(prompt, max_new_tokens=max_new_tokens)
                 for prompt in prompts[start : start + _BATCH]

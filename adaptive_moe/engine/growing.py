@@ -24,10 +24,12 @@ from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.models.linear_layers import LinearLayer, select
 from adaptive_moe.models.memory import peak_rss_bytes
 from adaptive_moe.training.batching import step_examples
+from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import gradient_importance
+from adaptive_moe.training.interruption import interruptible
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.ranks import RankPlan, plan_ranks
 from adaptive_moe.training.splits import split_examples
@@ -58,12 +60,14 @@ class Grower:
     ) -> TrainingOutcome:
         """Train, measure and publish; live only if the gate accepts.
 
-        An interrupted training leaves a checkpoint, and the same order goes on from it.
+        Interrupted in training or at the gate it leaves a checkpoint and publishes nothing; the
+        same order goes on from there.
         `evaluating` is called when the training is over and the gate begins.
         """
         started = time.perf_counter()
         check_name(order.name)
         prepared = self.prepare(order.data, settings, limit=order.limit)
+        checkpoint = self._store.root / "training" / order.name
 
         def tell(progress: TrainingProgress) -> None:
             if listener is not None:
@@ -78,12 +82,12 @@ class Grower:
             settings=settings,
             seed=settings.seed,
             listener=tell,
-            checkpoint=self._store.root / "training" / order.name,
+            checkpoint=checkpoint,
             cancelled=cancelled,
         )
         if evaluating is not None:
             evaluating()
-        with self._store.stage() as folder:
+        with interruptible(cancelled), self._store.stage() as folder:
             trial = write_trained(
                 folder,
                 order.name,
@@ -97,6 +101,7 @@ class Grower:
             )
             report = self._judge.judge(trial, prepared, settings)
             record = self._publish(order, trial, report)
+        remove_checkpoint(checkpoint)
         if listener is not None:
             listener(ExpertReady(record.name, record.version, record.status, record.reason))
         return TrainingOutcome(

@@ -15,6 +15,7 @@ from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Prompts, run_gate
+from adaptive_moe.training.interruption import stop_if_cancelled
 
 _ANSWER_TOKENS = 32  # longest guard answer
 _BATCH = 32
@@ -69,6 +70,7 @@ class Judge:
         )
         texts: list[str] = []
         for start in range(0, len(prompts), _BATCH):
+            stop_if_cancelled()
             batch = [as_messages(prompt) for prompt in prompts[start : start + _BATCH]]
             finished = {
                 row: event.answer.text

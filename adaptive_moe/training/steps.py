@@ -16,6 +16,7 @@ from adaptive_moe.models.memory import is_out_of_memory
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import micro_batches
+from adaptive_moe.training.interruption import stop_if_cancelled
 
 _EVALUATION_FACTOR = 4  # without gradients, so many more examples fit into one pass
 
@@ -140,7 +141,7 @@ def evaluate(
 def score_examples(
     bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
 ) -> list[ExampleScore]:
-    """The score of every example of `loss`, in order, under `weights`."""
+    """The score of every example of `loss`, in order, under `weights`; may be interrupted."""
     scores: dict[int, ExampleScore] = {}
     groups = micro_batches(
         range(len(loss.examples)),
@@ -149,6 +150,7 @@ def score_examples(
         max_width=loss.max_width,
     )
     for group in groups:
+        stop_if_cancelled()
         with bank.activate_weights({}):
             cache, mask = loss.prompts(group)
         with bank.activate_weights(weights):

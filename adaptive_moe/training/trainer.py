@@ -17,12 +17,7 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import step_examples
-from adaptive_moe.training.checkpoints import (
-    Checkpoint,
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
+from adaptive_moe.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from adaptive_moe.training.encoding import EncodedSet, encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.ranks import RankPlan
@@ -56,7 +51,8 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
     """Train to the plan and give back the weights that were best on `held_out`.
 
     `checkpoint` is a folder: a training of the same inputs found there goes on where it stopped
-    and ends in the same weights. Raises TooFewExamplesError, DivergedError after three non-finite
+    and ends in the same weights; a finished one is kept as well, until whoever uses the result
+    calls `remove_checkpoint`. Raises TooFewExamplesError, DivergedError after three non-finite
     steps in a row, TrainingInterruptedError when `cancelled()` says so (the checkpoint is
     written first), and InsufficientMemoryError when not even one example fits.
     """
@@ -77,7 +73,7 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
             run.save(checkpoint)
         raise
     if checkpoint is not None:
-        remove_checkpoint(checkpoint)
+        run.save(checkpoint)
     return run.result()
 
 
@@ -155,12 +151,15 @@ class _Run:
         cancelled: Callable[[], bool] | None,
     ) -> None:
         state, settings = self._state, self._settings
+        if state.history and self._is_done():
+            self._tell(listener, state.history[-1].loss, learning_rate(state.step - 1, settings))
+            return
         started = time.perf_counter() - state.seconds
         self._loss.read_ahead()
         state.reading_seconds += time.perf_counter() - started - state.seconds
         if not state.history:
             self._evaluate()
-        while state.step < settings.max_steps and not self._is_done():
+        while not self._is_done():
             if cancelled is not None and cancelled():
                 raise TrainingInterruptedError(
                     f"stopped after step {state.step} of {settings.max_steps}; "
@@ -173,8 +172,7 @@ class _Run:
                 self._evaluate()
             if checkpoint is not None and state.step % settings.checkpoint_every == 0:
                 self.save(checkpoint)
-            if listener is not None:
-                listener(self._progress(loss, rate))
+            self._tell(listener, loss, rate)
         state.seconds = time.perf_counter() - started
 
     def result(self) -> TrainingResult:
@@ -267,9 +265,15 @@ class _Run:
             state.stale += 1
 
     def _is_done(self) -> bool:
-        latest = self._state.history[-1].held_out
-        solved = latest.exact >= _SOLVED and self._state.step > 0
-        return solved or self._state.stale >= self._settings.patience
+        state, settings = self._state, self._settings
+        solved = state.history[-1].held_out.exact >= _SOLVED and state.step > 0
+        return solved or state.stale >= settings.patience or state.step >= settings.max_steps
+
+    def _tell(
+        self, listener: Callable[[TrainingProgress], None] | None, loss: float | None, rate: float
+    ) -> None:
+        if listener is not None:
+            listener(self._progress(loss, rate))
 
     def _progress(self, loss: float | None, rate: float) -> TrainingProgress:
         state = self._state

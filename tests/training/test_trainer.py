@@ -13,6 +13,7 @@ from adaptive_moe.errors import (
     TrainingInterruptedError,
 )
 from adaptive_moe.training.adapter import Adapter
+from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.importance import gradient_importance, gradient_norm
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.steps import Stepper
@@ -101,7 +102,23 @@ def test_a_resumed_training_ends_in_the_same_weights(
     assert steps == [1, 2, 3, 4, 5, 6]
     assert same_weights(whole.weights, resumed.weights)
     assert [dataclasses.replace(point) for point in whole.history] == list(resumed.history)
-    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_training_is_kept_until_its_result_is_used(
+    tmp_path, llama, make_bank, examples, quick
+):
+    folder = tmp_path / "run"
+    first = train(llama, make_bank, examples, quick, checkpoint=folder)
+    steps = []
+    again = train(
+        llama, make_bank, examples, quick, checkpoint=folder,
+        listener=lambda progress: steps.append(progress.step),
+    )  # fmt: skip
+    assert steps == [6]  # told again, not taken again
+    assert same_weights(first.weights, again.weights)
+    assert first.history == again.history
+    remove_checkpoint(folder)
+    assert not folder.exists()
 
 
 def test_a_foreign_or_broken_checkpoint_is_not_believed(

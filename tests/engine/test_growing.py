@@ -1,0 +1,92 @@
+"""A training can be stopped at any moment, at the gate too, and goes on where it stopped."""
+
+import json
+
+import pytest
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.loading import load_settings
+from adaptive_moe.engine.events import TrainingStep
+from adaptive_moe.errors import TrainingInterruptedError
+from tests.support.tiny_models import save_tiny
+
+STEPS = 3
+ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return save_tiny("llama", tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture
+def rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+@pytest.fixture
+def open_runtime(tmp_path, model):
+    """Opens the same base on a store named by the caller."""
+    guard = tmp_path / "guard.jsonl"
+    guard.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": "x"}) + "\n" for n in "ab"))
+
+    def open_on(store):
+        overrides = [
+            f"base.id={model}",
+            f"store={tmp_path / store}",
+            f"training.max_steps={STEPS}",
+            f"training.guard={guard}",
+            "training.micro_batch_size=4",
+            "training.rank=2",
+        ]
+        return AdaptiveMoE.from_settings(load_settings(overrides=overrides))
+
+    return open_on
+
+
+class Watcher:
+    """Notes the steps told, and says stop at the given question asked after the last step."""
+
+    def __init__(self, *, stop_at: int | None = None):
+        self.steps = []
+        self.asked = 0
+        self._stop_at = stop_at
+
+    def listen(self, event):
+        if isinstance(event, TrainingStep):
+            self.steps.append(event.progress.step)
+
+    def cancelled(self):
+        if self.steps[-1:] != [STEPS]:
+            return False
+        self.asked += 1
+        return self.asked == self._stop_at
+
+
+def grow(moe, rows, watcher):
+    return moe.train_expert(
+        "colours", [rows], force=True, listener=watcher.listen, cancelled=watcher.cancelled
+    )
+
+
+def test_the_gate_stops_between_any_two_batches_and_the_same_order_goes_on(open_runtime, rows):
+    with open_runtime("whole") as moe:
+        unhurried = Watcher()
+        expected = grow(moe, rows, unhurried)
+        assert not (moe.store.root / "training" / "colours").exists()
+    assert unhurried.asked >= 6  # states, guard, held-out answers before and after
+    for stop_at in (1, unhurried.asked // 2, unhurried.asked):
+        watcher = Watcher(stop_at=stop_at)
+        with open_runtime("halting") as moe:
+            with pytest.raises(TrainingInterruptedError, match="at the gate, nothing is published"):
+                grow(moe, rows, watcher)
+            assert moe.store.list() == ()
+            assert list((moe.store.root / "staging").iterdir()) == []
+            assert (moe.store.root / "training" / "colours").is_dir()
+    assert watcher.steps == [STEPS]  # no step is taken twice
+    with open_runtime("halting") as moe:
+        outcome = grow(moe, rows, Watcher())
+        assert outcome.record.expert_id == expected.record.expert_id
+        assert not (moe.store.root / "training" / "colours").exists()
