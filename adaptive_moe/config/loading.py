@@ -3,21 +3,24 @@
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
-from adaptive_moe.config.settings import Settings
+from adaptive_moe.config.settings import Section, Settings
 from adaptive_moe.errors import ConfigurationError
 
 PREFIX = "ADAPTIVE_MOE__"
 _YAML_BYTES = 1024 * 1024
 _YAML_DEPTH = 50
 _YAML_ALIASES = 100
+_SHOWN = 60  # characters of a wrong value
 
 Tree = dict[str, object]
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Environment(BaseSettings, Settings):  # type: ignore[misc]  # both set model_config
@@ -47,6 +50,28 @@ def load_settings(
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise ConfigurationError(_explain(error, layers)) from error
+
+
+def amend(section: AnySection, changes: Mapping[str, object], *, name: str) -> AnySection:
+    """A copy with other values, None leaving one as it was; ConfigurationError tells what is wrong.
+
+    `name` is how the complaint calls the section.
+    """
+    asked = {key: value for key, value in changes.items() if value is not None}
+    try:
+        return type(section).model_validate(section.model_dump() | asked)
+    except ValidationError as error:
+        raise ConfigurationError(f"{name}: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """What pydantic has against some values, one short clause each."""
+    details = error.errors(include_url=False, include_context=False)
+    return "; ".join(
+        f"{'.'.join(map(str, detail['loc'])) or 'the whole'}={_short(detail['input'])}: "
+        f"{detail['msg']}"
+        for detail in details
+    )
 
 
 def read_yaml(file: Path) -> Tree:
@@ -130,6 +155,11 @@ def _merge(lower: Tree, upper: Mapping[str, object]) -> Tree:
         else:
             merged[key] = value
     return merged
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 def _explain(error: ValidationError, layers: Sequence[tuple[str, Tree]]) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 MIB = 1024 * 1024
 
@@ -12,6 +12,16 @@ PositiveInt = Annotated[int, Field(ge=1)]
 RankStrategy = Literal[
     "fixed", "linear_decay", "linear_growth", "attention_heavy", "mlp_heavy", "random", "gradient"
 ]
+_DTYPES: dict[object, str | None] = {
+    "auto": None,
+    "fp32": "float32",
+    "bf16": "bfloat16",
+    "fp16": "float16",
+}
+
+
+def _dtype_in_full(value: object) -> object:
+    return _DTYPES.get(value, value) if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -25,8 +35,10 @@ class BaseModelSettings(Section):
 
     id: str = Field("pocket", description='"pocket", a local folder or a hub id')
     revision: str | None = Field(None, description="hub revision; the default branch when absent")
-    dtype: Literal["float32", "bfloat16", "float16"] | None = Field(
-        None, description="absent: float32 on CPU, bfloat16 on CUDA"
+    dtype: Annotated[
+        Literal["float32", "bfloat16", "float16"] | None, BeforeValidator(_dtype_in_full)
+    ] = Field(
+        None, description="fp32, bf16, fp16 do too; absent or auto: float32 on CPU, else bfloat16"
     )
     quantization: Literal["nf4", "int8"] | None = Field(
         None, description="bitsandbytes quantisation of the linear layers"
@@ -53,9 +65,6 @@ class RouterSettings(Section):
     )
     target_risk: Probability | None = Field(
         None, description="choose the threshold for this error rate among trusted answers"
-    )
-    redo: bool = Field(
-        default=False, description="answer again with an expert when the base's answer looks wrong"
     )
     max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
     mixing: Literal["top1", "weighted"] = Field(

@@ -1,10 +1,11 @@
 """What a training is asked for, what it would take, and what came of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
+from adaptive_moe.errors import DataError
 from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.models.linear_layers import LinearLayer
 from adaptive_moe.training.gate import GateReport
@@ -13,7 +14,19 @@ from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.splits import Split
 from adaptive_moe.training.trainer import TrainingResult
 
+Paths = Path | str | Sequence[Path | str]
+"""One file or folder, or several."""
+
 Listener = Callable[[TrainingStep | ExpertReady], None]
+
+
+def as_paths(data: object) -> tuple[Path, ...]:
+    """The files and folders named, whether one or several. Raises DataError for anything else."""
+    named = data if isinstance(data, Sequence) and not isinstance(data, str) else (data,)
+    paths = tuple(Path(each) for each in named if isinstance(each, str | Path))
+    if len(paths) != len(named):
+        raise DataError(f"data cannot be {str(data)[:60]}; give a path, or a list of paths")
+    return paths
 
 
 @dataclass(frozen=True, slots=True)

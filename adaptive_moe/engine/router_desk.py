@@ -1,6 +1,6 @@
 """The router as a user sees it: start with one, fit it, measure it, choose its threshold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import final
 
@@ -13,19 +13,23 @@ from adaptive_moe.engine.grading import (
     read_questions,
     write_questions,
 )
+from adaptive_moe.engine.orders import Paths, as_paths
 from adaptive_moe.engine.references import references
 from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
 from adaptive_moe.router.evaluation import RouterReport, evaluate_router
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitting import split_by_source
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
 
 GUARD_FILE = "guard.jsonl"
+BACKGROUND_FILE = "background.jsonl"
 ROUTER_FOLDER = "router"
 
-_GUARD_QUESTIONS = 1000  # of each kind; enough to find near ones for any new domain
+_KEPT_QUESTIONS = 1000  # to guard with; twice as many to draw boundaries against
 
 
 @final
@@ -44,7 +48,7 @@ class RouterDesk:
 
     def fit(
         self,
-        data: Sequence[Path | str],
+        data: Paths,
         *,
         output: Path | str | None = None,
         grader: str | Grader = "normalised",
@@ -52,10 +56,11 @@ class RouterDesk:
     ) -> Router:
         """Grade the base on questions with known answers and learn when it is right.
 
-        `output` keeps the router, and questions of both kinds as the guard set of later trainings.
+        `output` keeps the router with two sets of questions for later trainings: those that new
+        experts must not spoil, which neither probes nor boundaries have seen, and a background.
         Raises DataError for unusable files and RouterError for too few or one-sided labels.
         """
-        questions = read_questions([Path(path) for path in data])
+        questions = read_questions(as_paths(data))
         rows = self._grader.rows(questions, grader=grader)
         language_model = self._answerer.language_model
         keep = self.current.whitening if len(self._answerer.shelf) else None
@@ -69,15 +74,15 @@ class RouterDesk:
         )
         if output is not None:
             router.save(Path(output))
-            write_questions(Path(output) / GUARD_FILE, _spread(questions, rows))
+            _write_guard(Path(output), dict(zip(map(id, rows), questions, strict=True)), rows, seed)
         self._answerer.use(router)
         return router
 
     def evaluate(
-        self, data: Sequence[Path | str], *, grader: str | Grader = "normalised", seed: int = 0
+        self, data: Paths, *, grader: str | Grader = "normalised", seed: int = 0
     ) -> RouterReport:
         """How well the router tells right from wrong on questions with known answers."""
-        questions = read_questions([Path(path) for path in data])
+        questions = read_questions(as_paths(data))
         return evaluate_router(self.current, self._grader.rows(questions, grader=grader), seed=seed)
 
     def threshold(
@@ -128,14 +133,12 @@ def router_folder(language_model: LanguageModel, settings: RouterSettings) -> Pa
     return shipped if is_pocket and shipped.is_dir() else None
 
 
-def _spread(questions: Sequence[GradedQuestion], rows: Sequence[RouterRow]) -> list[GradedQuestion]:
-    """One question a source, evenly over the file, as many right as wrong ones where there are."""
-    chosen: list[GradedQuestion] = []
-    for is_right in (True, False):
-        pairs = zip(questions, rows, strict=True)
-        distinct = list(
-            {each.source: each for each, row in pairs if row.correct is is_right}.values()
-        )
-        count = min(len(distinct), _GUARD_QUESTIONS)
-        chosen += [distinct[index * len(distinct) // count] for index in range(count)]
-    return chosen
+def _write_guard(
+    folder: Path, questions: Mapping[int, GradedQuestion], rows: Sequence[RouterRow], seed: int
+) -> None:
+    """From the calibration part what the base gets right, from the training part everything."""
+    training, calibration = split_by_source(rows, seed=seed)
+    right = [questions[id(row)] for row in calibration if row.correct]
+    write_questions(folder / GUARD_FILE, evenly(right, _KEPT_QUESTIONS))
+    background = [questions[id(row)] for row in training]
+    write_questions(folder / BACKGROUND_FILE, evenly(background, 2 * _KEPT_QUESTIONS))

@@ -8,10 +8,11 @@ from types import TracebackType
 from typing import Literal, final, overload
 
 import platformdirs
-from transformers import GenerationConfig
 
+from adaptive_moe.config.loading import amend
 from adaptive_moe.config.settings import Settings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
+from adaptive_moe.engine.border import as_batch, checked_prompt, checked_route, generation_config
 from adaptive_moe.engine.events import Answer, Event, Finished, GapFound, GapReference
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
@@ -19,9 +20,11 @@ from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.orders import (
     Listener,
+    Paths,
     TrainingEstimate,
     TrainingOrder,
     TrainingOutcome,
+    as_paths,
 )
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
@@ -79,7 +82,9 @@ class AdaptiveMoE:
             router,
             mixing=settings.router.mixing,
         )
-        self._ledger = GapLedger(settings.gaps.ledger or store.root / LEDGER_FILE)
+        self._ledger = GapLedger(
+            settings.gaps.ledger or store.root / LEDGER_FILE, before_creating=store.create
+        )
         detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
         self._watch = GapWatch(language_model, self._bank, detector, settings.gaps)
         judge = Judge(self._answerer, settings.router, folder=cache_folder)
@@ -92,7 +97,7 @@ class AdaptiveMoE:
     @classmethod
     def from_pretrained(
         cls,
-        base: str = "pocket",
+        base: str | Path | None = None,
         *,
         store: Path | str | None = None,
         settings: Settings | None = None,
@@ -100,18 +105,21 @@ class AdaptiveMoE:
         quantization: str | None = None,
         device: str | None = None,
     ) -> "AdaptiveMoE":
-        """A runtime on "pocket", a local folder or a hub id; the other words override `settings`.
+        """A runtime on "pocket", a local folder or a hub id; what is given overrides `settings`.
 
-        Raises ModelError when the base cannot be loaded and StoreError for an unusable store.
+        `dtype` is auto, float32, bfloat16 or float16 (fp32, bf16, fp16), `quantization` nf4 or
+        int8. Raises ModelError when the base cannot be loaded, StoreError for an unusable store,
+        and ConfigurationError for a word that is none of these.
         """
         settings = settings or Settings()
-        asked = {"dtype": dtype, "quantization": quantization, "device": device}
-        chosen = {"id": base} | {key: value for key, value in asked.items() if value is not None}
-        base_settings = type(settings.base).model_validate(settings.base.model_dump() | chosen)
-        update: dict[str, object] = {"base": base_settings}
-        if store is not None:
-            update["store"] = Path(store)
-        return cls.from_settings(settings.model_copy(update=update))
+        asked = {
+            "id": str(base) if isinstance(base, Path) else base,
+            "dtype": dtype,
+            "quantization": quantization,
+            "device": device,
+        }
+        chosen = {"base": amend(settings.base, asked, name="base"), "store": store}
+        return cls.from_settings(amend(settings, chosen, name="settings"))
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdaptiveMoE":
@@ -184,16 +192,12 @@ class AdaptiveMoE:
         """Answer one prompt (text or messages), or a list of prompts as one batch.
 
         `experts` is "auto", None for the base alone, or expert names. `generation` takes the
-        fields of transformers' GenerationConfig. Rows of a batch are routed independently.
+        fields of transformers' GenerationConfig. Rows of a batch are routed independently; an
+        empty list gives an empty list.
         Raises PromptError, ConfigurationError or ExpertError before anything is decoded.
         """
-        prompts, is_single = _as_batch(prompt)
-        request = Request(
-            generation=self._generation_config(generation),
-            experts=_checked_route(experts),
-            attribution=attribution,
-            seed=self.settings.generation.seed if seed is None else seed,
-        )
+        prompts, is_single = as_batch(prompt)
+        request = self._request(generation, experts, attribution=attribution, seed=seed)
         answers: dict[int, Answer] = {}
         for row, event in self._answerer.answer(prompts, request):
             if isinstance(event, Answered):
@@ -214,14 +218,8 @@ class AdaptiveMoE:
 
         When `stop` begins to return true, decoding ends and the partial answer is finished.
         """
-        request = Request(
-            generation=self._generation_config(generation),
-            experts=_checked_route(experts),
-            attribution=attribution,
-            seed=self.settings.generation.seed if seed is None else seed,
-            stop=stop,
-        )
-        for _, event in self._answerer.answer([prompt], request):
+        request = self._request(generation, experts, attribution=attribution, seed=seed, stop=stop)
+        for _, event in self._answerer.answer([checked_prompt(prompt)], request):
             if isinstance(event, Answered):
                 answer, found = self._watched(event, prompt)
                 if found is not None:
@@ -233,7 +231,7 @@ class AdaptiveMoE:
     def train_expert(
         self,
         name: str,
-        data: Sequence[Path | str],
+        data: Paths,
         *,
         ranks: str | None = None,
         rank: int | None = None,
@@ -248,32 +246,41 @@ class AdaptiveMoE:
         (with `force` as quarantined). Raises DataError for unusable material and TrainingError
         when the training does not end well; the version in service stays as it was.
         """
-        order = TrainingOrder(name, tuple(Path(path) for path in data), limit, force)
-        settings = _training_settings(self.settings, ranks, rank)
+        order = TrainingOrder(name, as_paths(data), limit, force)
+        settings = self._training(ranks, rank)
         return self._grower.grow(order, settings, listener=listener, cancelled=cancelled)
 
     def plan_expert(
         self,
-        data: Sequence[Path | str] | None = None,
+        data: Paths | None = None,
         *,
         ranks: str | None = None,
         rank: int | None = None,
     ) -> RankPlan:
-        """The rank of every module that a training would use; `gradient` needs `data`."""
-        paths = tuple(Path(path) for path in data or ())
-        return self._grower.plan(paths, _training_settings(self.settings, ranks, rank))
+        """The rank of every module that a training would use; `gradient` needs `data`.
+
+        Raises ConfigurationError when it has none.
+        """
+        paths = () if data is None else as_paths(data)
+        settings = self._training(ranks, rank)
+        if settings.ranks == "gradient" and not paths:
+            raise ConfigurationError(
+                "ranks gradient are measured on training material; name it (data, or --data on "
+                "the command line), or choose another strategy"
+            )
+        return self._grower.plan(paths, settings)
 
     def estimate_expert(
         self,
-        data: Sequence[Path | str],
+        data: Paths,
         *,
         ranks: str | None = None,
         rank: int | None = None,
         limit: int | None = None,
     ) -> TrainingEstimate:
         """Steps and tokens of a training, and seconds and bytes from a few measured steps."""
-        settings = _training_settings(self.settings, ranks, rank)
-        return self._grower.estimate(tuple(Path(path) for path in data), settings, limit=limit)
+        settings = self._training(ranks, rank)
+        return self._grower.estimate(as_paths(data), settings, limit=limit)
 
     @property
     def experts(self) -> Mapping[str, Expert]:
@@ -310,21 +317,20 @@ class AdaptiveMoE:
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
 
-    def _generation_config(self, overrides: Mapping[str, object]) -> GenerationConfig:
-        defaults = self.settings.generation
-        values: dict[str, object] = {
-            "max_new_tokens": defaults.max_new_tokens,
-            "do_sample": defaults.do_sample,
-        }
-        if defaults.do_sample or overrides.get("do_sample"):
-            values |= {"temperature": defaults.temperature, "top_p": defaults.top_p}
-        known = GenerationConfig().to_dict()
-        unknown = sorted(set(overrides) - set(known))
-        if unknown:
-            raise ConfigurationError(
-                f"{unknown[0]!r} is not a setting of transformers' GenerationConfig"
-            )
-        return GenerationConfig(**(values | dict(overrides)))
+    def _request(
+        self,
+        generation: Mapping[str, object],
+        experts: Forced,
+        *,
+        attribution: bool,
+        seed: int | None,
+        stop: Callable[[], bool] | None = None,
+    ) -> Request:
+        config, seed = generation_config(generation, self.settings.generation, seed=seed)
+        return Request(config, checked_route(experts), attribution, seed, stop)
+
+    def _training(self, ranks: str | None, rank: int | None) -> TrainingSettings:
+        return amend(self.settings.training, {"ranks": ranks, "rank": rank}, name="training")
 
     def _watched(self, answered: Answered, prompt: Prompt) -> tuple[Answer, GapFound | None]:
         """The answer with the gap that it is evidence for, and the event if the gap changed."""
@@ -342,28 +348,3 @@ class AdaptiveMoE:
             return answer, None
         self.gaps.react(gap)
         return answer, GapFound(gap)
-
-
-def _as_batch(
-    prompt: str | Sequence[Prompt] | Sequence[Mapping[str, str]],
-) -> tuple[list[Prompt], bool]:
-    """A batch, and whether it was one prompt: a text, or messages."""
-    if isinstance(prompt, str):
-        return [prompt], True
-    if prompt and all(isinstance(each, Mapping) for each in prompt):
-        return [[each for each in prompt if isinstance(each, Mapping)]], True
-    return [each for each in prompt if not isinstance(each, Mapping)], False
-
-
-def _checked_route(experts: Forced) -> Forced:
-    if isinstance(experts, str) and experts != "auto":
-        raise ConfigurationError(
-            f'experts={experts!r}: give "auto", None for the base, or a list of names'
-        )
-    return experts
-
-
-def _training_settings(settings: Settings, ranks: object, rank: object) -> TrainingSettings:
-    asked = {"ranks": ranks, "rank": rank}
-    update = {key: value for key, value in asked.items() if value is not None}
-    return type(settings.training).model_validate(settings.training.model_dump() | update)

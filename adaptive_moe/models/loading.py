@@ -46,9 +46,9 @@ def load_language_model(
 ) -> LanguageModel:
     """Load, place, freeze and fingerprint a base: "pocket", a local folder, or a hub id.
 
-    `dtype` is float32, bfloat16 or float16 (or fp32, bf16, fp16); without one it is float32 on
-    the CPU and the best 16-bit type on an accelerator. Code that a repository brings along never
-    runs. Raises ModelNotFoundError, UnsupportedModelError, QuantizationError,
+    `dtype` is float32, bfloat16 or float16 (or fp32, bf16, fp16); without one, or with auto, it
+    is float32 on the CPU and the best 16-bit type on an accelerator. Code that a repository brings
+    along never runs. Raises ModelNotFoundError, UnsupportedModelError, QuantizationError,
     InsufficientMemoryError, and ConfigurationError for an unknown dtype or device.
     """
     place = choose_device(device)
@@ -110,7 +110,7 @@ def _choose_dtype(name: str | None, device: torch.device) -> torch.dtype:
         return torch.bfloat16 if has_bfloat16 else torch.float16
     chosen = _DTYPES.get(_SHORT.get(name, name))
     if chosen is None:
-        raise ConfigurationError(f"dtype {name!r} is unknown; use {', '.join(_DTYPES)}")
+        raise ConfigurationError(f"dtype {name!r} is unknown; use auto, {', '.join(_DTYPES)}")
     return chosen
 
 

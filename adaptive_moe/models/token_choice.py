@@ -16,10 +16,14 @@ from transformers.generation import logits_process as processors
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 
-# Settings that would need another decoding loop, with the values that leave them off.
+# Settings that another decoding loop would need, with the values that leave them off.
 _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "num_beams": (1,),
     "num_beam_groups": (1,),
+    "early_stopping": (False,),
+    "length_penalty": (1.0,),
+    "diversity_penalty": (0.0,),
+    "num_return_sequences": (1,),
     "constraints": (),
     "force_words_ids": (),
     "penalty_alpha": (0.0,),
@@ -36,7 +40,33 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "min_length": (0,),
     "max_time": (),
     "token_healing": (False,),
+    "renormalize_logits": (False,),
+    "use_cache": (True,),
+    "cache_implementation": ("dynamic",),
+    "cache_config": (),
+    "max_cache_len": (),
+    "prefill_chunk_size": (),
+    "low_memory": (False,),
+    "compile_config": (),
+    "continuous_batching_config": (),
+    "output_attentions": (False,),
+    "output_hidden_states": (False,),
+    "output_scores": (False,),
+    "output_logits": (False,),
+    "return_dict_in_generate": (False,),
+    "decoder_start_token_id": (),
+    "is_assistant": (False,),
+    "num_assistant_tokens": (),
+    "num_assistant_tokens_schedule": (),
+    "assistant_confidence_threshold": (),
+    "max_matching_ngram_size": (),
+    "assistant_early_exit": (),
+    "assistant_lookbehind": (),
+    "target_lookbehind": (),
+    "assistant_ensemble_weight": (),
+    "speculation_type": (),
 }
+_INSTEAD = {"num_return_sequences": "name the prompt several times in the list instead"}
 # In the order of transformers' generate: (setting, value that leaves it off, what builds it).
 # Factories get the value, the end ids, the width of the prompt, and the device.
 _Factory = Callable[[Any, list[int], int, Any], processors.LogitsProcessor]
@@ -82,6 +112,21 @@ _SAMPLING_PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
 )
 
 
+def check_supported(settings: Mapping[str, object]) -> None:
+    """Refuse what one answer per prompt, decoded token by token on a growing cache, leaves undone.
+
+    Raises ConfigurationError naming the first such setting; None is off.
+    """
+    for name, off in _UNSUPPORTED.items():
+        value = settings.get(name)
+        if value is not None and value not in off:
+            instead = _INSTEAD.get(name, "leave it out")
+            raise ConfigurationError(
+                f"generation setting {name}={value!r} is not supported: every prompt gets one "
+                f"answer, decoded token by token, greedily or by sampling; {instead}"
+            )
+
+
 class TokenChooser:
     """Greedy choice or sampling for one batch, as its GenerationConfig asks.
 
@@ -100,7 +145,7 @@ class TokenChooser:
         max_new_tokens: int,
         seed: int | None,
     ) -> None:
-        _refuse_unsupported(generation)
+        check_supported({name: getattr(generation, name, None) for name in _UNSUPPORTED})
         device = language_model.device
         width = max(prompt.length for prompt in prompts)
         settings = _PROCESSORS + (_SAMPLING_PROCESSORS if generation.do_sample else ())
@@ -141,16 +186,6 @@ class TokenChooser:
         points = self._uniforms[:, self._step, None] * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, points, right=True)[:, 0]
         return drawn.clamp_max(logits.shape[-1] - 1)
-
-
-def _refuse_unsupported(generation: GenerationConfig) -> None:
-    for name, off in _UNSUPPORTED.items():
-        value = getattr(generation, name, None)
-        if value is not None and value not in off:
-            raise ConfigurationError(
-                f"generation setting {name}={value!r} is not supported: answers are decoded token "
-                "by token, greedily or by sampling; leave it out"
-            )
 
 
 def _build(

@@ -1,0 +1,133 @@
+"""Checks what a caller hands over, prompts and settings, before anything is computed."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from transformers import GenerationConfig
+
+from adaptive_moe.config.loading import explain
+from adaptive_moe.config.settings import GenerationSettings
+from adaptive_moe.engine.answering import Forced
+from adaptive_moe.errors import ConfigurationError, PromptError
+from adaptive_moe.models.language_model import Prompt
+from adaptive_moe.models.token_choice import check_supported
+
+_WANTED = "give a text, a list of messages, or a list of such prompts"
+
+
+class _Overrides(BaseModel):
+    """The types of those generation settings that transformers would not check itself."""
+
+    model_config = ConfigDict(extra="allow")
+
+    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
+    max_length: Annotated[int, Field(ge=1)] | None = None
+    do_sample: bool | None = None
+    stop_strings: str | list[str] | None = None
+    eos_token_id: int | list[int] | None = None
+    seed: Annotated[int, Field(ge=0)] | None = None
+
+
+def as_batch(prompt: object) -> tuple[list[Prompt], bool]:
+    """A batch, and whether it was one prompt: a text, or messages.
+
+    Raises PromptError for anything else, and for a list that mixes messages with prompts.
+    """
+    if isinstance(prompt, str):
+        return [checked_prompt(prompt)], True
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise PromptError(f"a prompt cannot be {_kind(prompt)}; {_WANTED}")
+    messages = [isinstance(each, Mapping) for each in prompt]
+    if any(messages):
+        if not all(messages):
+            raise PromptError(
+                "the list mixes messages with prompts; put the messages of a conversation into a "
+                "list of their own"
+            )
+        return [checked_prompt(prompt)], True
+    return [checked_prompt(each) for each in prompt], False
+
+
+def checked_prompt(prompt: object) -> Prompt:
+    """The prompt, if it is a text or a list of messages that can be written as UTF-8.
+
+    Raises PromptError. Roles and their order are the language model's to check.
+    """
+    if isinstance(prompt, str):
+        _check_text(prompt)
+        return prompt
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes):
+        raise PromptError(f"a prompt cannot be {_kind(prompt)}; {_WANTED}")
+    for message in prompt:
+        if not isinstance(message, Mapping):
+            raise PromptError(
+                f"a message cannot be {_kind(message)}; give each as a mapping with role and "
+                "content"
+            )
+        _check_text(message.get("content"))
+    return cast("Prompt", prompt)
+
+
+def checked_route(experts: object) -> Forced:
+    """The route, if it is one. Raises ConfigurationError."""
+    if experts is None or experts == "auto":
+        return cast("Forced", experts)
+    if isinstance(experts, Sequence) and not isinstance(experts, str | bytes):
+        names = [name for name in experts if isinstance(name, str)]
+        if len(names) == len(experts):
+            return names
+    raise ConfigurationError(
+        f'experts={experts!r}: give "auto", None for the base, or a list of names'
+    )
+
+
+def generation_config(
+    overrides: Mapping[str, object], defaults: GenerationSettings, *, seed: int | None
+) -> tuple[GenerationConfig, int]:
+    """The settings of one call over the configured ones, and its seed.
+
+    A `max_length` of the call takes the place of the configured `max_new_tokens`. Raises
+    ConfigurationError for a setting that is unknown, out of range, or not supported here.
+    """
+    unknown = sorted(set(overrides) - set(GenerationConfig().to_dict()))
+    if unknown:
+        raise ConfigurationError(
+            f"{unknown[0]!r} is not a setting of transformers' GenerationConfig; correct its name "
+            "or leave it out"
+        )
+    check_supported(overrides)
+    try:
+        asked = _Overrides.model_validate({**overrides, "seed": seed}).model_dump(
+            exclude_unset=True
+        )
+    except ValidationError as error:
+        raise ConfigurationError(f"generation settings: {explain(error)}") from error
+    chosen = asked.pop("seed")
+    values: dict[str, object] = {"do_sample": defaults.do_sample}
+    if asked.get("max_length") is None:
+        values["max_new_tokens"] = defaults.max_new_tokens
+    if defaults.do_sample or asked.get("do_sample"):
+        values |= {"temperature": defaults.temperature, "top_p": defaults.top_p}
+    try:
+        config = GenerationConfig(**(values | asked))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ConfigurationError(f"generation settings: {error}") from error
+    return config, defaults.seed if chosen is None else int(chosen)
+
+
+def _check_text(text: object) -> None:
+    if not isinstance(text, str):
+        return
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"character {error.start + 1} of the prompt is half of a pair "
+            f"(U+{ord(text[error.start]):04X}) and cannot be written; decode the text anew or "
+            "remove it"
+        ) from error
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

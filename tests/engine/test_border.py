@@ -1,0 +1,210 @@
+"""What a caller hands over is checked at the door, and refused in our own words."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.settings import BaseModelSettings, Settings
+from adaptive_moe.engine.border import as_batch
+from adaptive_moe.errors import ConfigurationError, DataError, ModelNotFoundError, PromptError
+
+QUESTION = "What is the capital of France?"
+MESSAGE = {"role": "user", "content": QUESTION}
+ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(60)]
+
+
+@pytest.fixture(scope="module")
+def moe(tmp_path_factory):
+    with AdaptiveMoE.from_pretrained(store=tmp_path_factory.mktemp("home") / "store") as runtime:
+        yield runtime
+
+
+@pytest.fixture
+def rows(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return file
+
+
+def test_the_base_of_the_settings_is_loaded_unless_another_is_given(tmp_path):
+    settings = Settings(base=BaseModelSettings(id=str(tmp_path / "absent")))
+    for named in ({}, {"base": tmp_path / "absent"}):
+        with pytest.raises(ModelNotFoundError, match="absent"):
+            AdaptiveMoE.from_pretrained(**named, settings=settings, store=tmp_path / "store")
+    with AdaptiveMoE.from_pretrained("pocket", settings=settings, store=tmp_path / "store") as moe:
+        assert moe.settings.base.id == moe.language_model.name == "pocket"
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "auto", "float32"])
+def test_a_dtype_may_be_abbreviated(tmp_path, dtype):
+    with AdaptiveMoE.from_pretrained(dtype=dtype, device="cpu", store=tmp_path / "store") as moe:
+        assert moe.language_model.numerics.dtype == "float32"
+
+
+def test_settings_take_the_same_dtypes():
+    def in_full(dtype):
+        return BaseModelSettings(dtype=dtype).dtype
+
+    assert [in_full(short) for short in ("fp32", "bf16", "fp16")] == [
+        "float32",
+        "bfloat16",
+        "float16",
+    ]
+    assert in_full("auto") is in_full(None) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("dtype", "foo"), ("quantization", "int4"), ("device", "abacus")]
+)
+def test_an_unknown_word_for_the_base_is_named(word, value):
+    with pytest.raises(ConfigurationError, match=f"{word}.*{value}"):
+        AdaptiveMoE.from_pretrained(**{word: value})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": "many"},
+        {"max_length": -1},
+        {"stop_strings": 5},
+        {"eos_token_id": "x"},
+        {"early_stopping": "never"},
+        {"temperature": "hot", "do_sample": True},
+        {"num_return_sequences": 3},
+        {"num_return_sequences": 3, "do_sample": True},
+        {"cache_implementation": "static"},
+        {"use_cache": False},
+        {"output_scores": True},
+        {"num_assistant_tokens": 4},
+    ],
+    ids=str,
+)
+def test_a_generation_setting_that_cannot_be_followed_is_named(moe, settings):
+    with pytest.raises(ConfigurationError, match=next(iter(settings))):
+        moe.generate(QUESTION, **settings)
+
+
+def test_a_seed_is_a_number_from_zero(moe):
+    with pytest.raises(ConfigurationError, match="seed"):
+        moe.generate(QUESTION, seed=-1)
+
+
+def test_values_that_change_nothing_are_taken(moe):
+    plain = moe.generate(QUESTION)
+    assert moe.generate(QUESTION, num_return_sequences=1, use_cache=True).text == plain.text
+
+
+def test_the_length_of_a_call_counts_instead_of_the_configured_one(moe):
+    prompt_tokens = moe.generate(QUESTION).usage.prompt_tokens
+    answer = moe.generate(QUESTION, max_length=prompt_tokens + 1)
+    assert answer.finish_reason == "length"
+    assert len(answer.tokens) == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt", "reason"),
+    [
+        ([QUESTION, MESSAGE], "mixes messages with prompts"),
+        ([MESSAGE, QUESTION], "mixes messages with prompts"),
+        ("a\ud83d", r"character 2 .* \(U\+D83D\)"),
+        ([{"role": "user", "content": "\udcffx"}], r"character 1 .* \(U\+DCFF\)"),
+        ([QUESTION, "\ud83d"], "character 1"),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_prompt_is_refused_with_the_reason(prompt, reason):
+    with pytest.raises(PromptError, match=reason):
+        as_batch(prompt)
+
+
+def test_a_half_character_is_refused_before_anything_is_noted(moe):
+    with pytest.raises(PromptError, match="character 1"):
+        moe.generate("\ud83d")
+    with pytest.raises(PromptError, match="character 1"):
+        list(moe.stream("\ud83d"))
+
+
+# Tests check types where a user's Python does not, so these calls are made by one of those.
+WRONG_TYPES = """
+import json, sys
+from adaptive_moe import AdaptiveMoE
+with AdaptiveMoE.from_pretrained(store=sys.argv[1]) as moe:
+    calls = [
+        lambda: moe.generate(None), lambda: moe.generate(7), lambda: moe.generate(b"text"),
+        lambda: moe.generate(["a", None]), lambda: moe.generate([["a", "b"]]),
+        lambda: moe.generate({"role": "user", "content": "a"}),
+        lambda: moe.generate(["a", {"role": "user", "content": "b"}]),
+        lambda: list(moe.stream(None)), lambda: list(moe.stream(["a"])),
+        lambda: moe.generate("a", experts=5), lambda: moe.generate("a", experts=[5]),
+        lambda: moe.generate("a", experts=b"auto"), lambda: moe.generate("a", seed="x"),
+        lambda: moe.train_expert("x", 7), lambda: moe.plan_expert(7),
+        lambda: moe.estimate_expert([7]), lambda: moe.router.fit(7),
+        lambda: moe.router.evaluate(7), lambda: moe.train_expert("x", ".", rank="high"),
+        lambda: AdaptiveMoE.from_pretrained(5), lambda: AdaptiveMoE.from_pretrained(store=5),
+    ]
+    for call in calls:
+        try:
+            call()
+        except Exception as error:
+            print(json.dumps([type(error).__name__, str(error)]))
+        else:
+            print(json.dumps(["nothing", ""]))
+"""
+EXPECTED_KINDS = [
+    *["PromptError"] * 9,
+    *["ConfigurationError"] * 4,
+    *["DataError"] * 5,
+    *["ConfigurationError"] * 3,
+]
+
+
+def test_wrong_types_are_told_in_our_own_errors(tmp_path):
+    command = [sys.executable, "-c", WRONG_TYPES, str(tmp_path / "store")]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [kind for kind, _ in told] == EXPECTED_KINDS, told
+    assert all("; " in message or ": " in message for _, message in told), told
+
+
+def test_no_prompts_get_no_answers(moe):
+    assert moe.generate([]) == []
+
+
+def test_a_conversation_alone_or_in_a_batch_is_one_prompt(moe):
+    assert moe.generate([MESSAGE]).text == moe.generate(QUESTION).text
+    assert [answer.text for answer in moe.generate([[MESSAGE], QUESTION])] == ["Paris", "Paris"]
+
+
+@pytest.mark.parametrize(("ranks", "rank"), [("nope", None), (None, 999)])
+def test_ranks_that_do_not_exist_are_named(moe, rows, ranks, rank):
+    with pytest.raises(ConfigurationError, match=f"training: .*{ranks or rank}"):
+        moe.train_expert("x", rows, ranks=ranks, rank=rank)
+
+
+def test_gradient_ranks_without_material_say_what_to_give(moe):
+    with pytest.raises(ConfigurationError, match="--data"):
+        moe.plan_expert(ranks="gradient")
+
+
+def test_material_is_one_path_or_several(moe, rows):
+    plans = [
+        moe.plan_expert(data, ranks="gradient", rank=2)
+        for data in (rows, str(rows), [rows], (str(rows),))
+    ]
+    assert plans == plans[:1] * len(plans)
+
+
+def test_one_absent_file_is_told_by_its_name(moe):
+    for ask in (
+        lambda data: moe.train_expert("x", data),
+        moe.plan_expert,
+        moe.estimate_expert,
+        moe.router.fit,
+        moe.router.evaluate,
+    ):
+        with pytest.raises(DataError, match=r"absent\.md"):
+            ask("absent.md")
