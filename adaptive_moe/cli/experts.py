@@ -35,9 +35,10 @@ def list_experts(
     with open_store(terminal.settings) as store:
         records = store.list() if everything else store.active()
         serving = {record.expert_id for record in store.active()}
-        root = str(store.root)
+        root, is_there = str(store.root), store.exists
     values = [record_values(record, serving=record.expert_id in serving) for record in records]
-    empty = f"No experts in {root}. Train one: adaptive-moe train NAME --data PATH"
+    why = f"No experts in {root}" if is_there else f"There is no expert store in {root} yet"
+    empty = f"{why}. Train one: adaptive-moe train NAME --data PATH"
     parts = (experts_table(records, serving),) if records else (empty,)
     terminal.finish({"store": root, "experts": values}, *parts)
     return 0
@@ -94,6 +95,9 @@ def import_expert(
     terminal: Terminal,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it here.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A PEFT adapter's folder.")],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if the adapter names another base model.")
+    ] = False,
 ) -> int:
     """Take in a PEFT adapter, quarantined.
 
@@ -102,7 +106,7 @@ def import_expert(
     from adaptive_moe.cli.engine import open_engine
 
     with open_engine(terminal) as moe:
-        record = moe.import_expert(name, path)
+        record = moe.import_expert(name, path, force=force)
     told = (
         f"{record.name} v{record.version} is in {record.status}; try it, then let it serve: "
         f"adaptive-moe experts activate {record.name} --version {record.version}"

@@ -30,7 +30,7 @@ from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.errors import ConfigurationError
-from adaptive_moe.experts.adapter_files import export_adapter
+from adaptive_moe.experts.adapter_files import check_named_base, export_adapter
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
 from adaptive_moe.experts.store import ExpertRecord, Store, default_store_path
@@ -287,8 +287,14 @@ class AdaptiveMoE:
         """The active experts by name."""
         return self._shelf
 
-    def import_expert(self, name: str, path: Path | str) -> ExpertRecord:
-        """Take in a PEFT adapter folder; it stays in quarantine until `store.activate`."""
+    def import_expert(self, name: str, path: Path | str, *, force: bool = False) -> ExpertRecord:
+        """Take in a PEFT adapter folder; it stays in quarantine until `store.activate`.
+
+        Raises BaseMismatchError for one that names another base, unless `force` is given, and
+        AdapterFormatError for one that this model cannot use.
+        """
+        if not force:
+            check_named_base(Path(path), self.language_model.name)
         return self._grower.import_adapter(name, Path(path))
 
     def export_expert(

@@ -19,6 +19,7 @@ from torch import Tensor
 from adaptive_moe.errors import (
     AdapterFormatError,
     AdaptiveMoEError,
+    BaseMismatchError,
     CorruptExpertError,
     StoreError,
 )
@@ -29,6 +30,7 @@ from adaptive_moe.experts.peft_config import (
     MAX_CONFIG_BYTES,
     base_name_of,
     config_text,
+    names_same_base,
     parse_config,
 )
 from adaptive_moe.experts.pool import padded_rank
@@ -105,6 +107,23 @@ def read_adapter(folder: Path, manifest: Manifest) -> LoraWeights:
     except AdapterFormatError as error:
         raise CorruptExpertError(f"{folder.name[:12]}: {WEIGHTS_NAME}: {error}") from error
     return {name: _folded(*pairs[name], manifest.modules[name].scaling) for name in sorted(pairs)}
+
+
+def check_named_base(path: Path, base_name: str) -> None:
+    """Raise BaseMismatchError if a PEFT folder names another base than `base_name`.
+
+    Shapes cannot tell two bases of one size apart. A folder that names none passes.
+    """
+    if not (path / CONFIG_NAME).is_file():
+        return
+    named = base_name_of(
+        _read(path / CONFIG_NAME, cap_bytes=MAX_CONFIG_BYTES, error=AdapterFormatError)
+    )
+    if named and not names_same_base(named, base_name):
+        raise BaseMismatchError(
+            f"{path}: this adapter is for the base {named!r}, this model is {base_name!r}; load "
+            "that base, or give --force (force=True) if both are the same model"
+        )
 
 
 def import_adapter(path: Path, layers: Sequence[LinearLayer]) -> ImportedAdapter:

@@ -1,4 +1,6 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +22,14 @@ def values(*words):
     done = run(*words, "--json")
     assert done.exit_code == 0, done.stderr
     return json.loads(done.stdout)
+
+
+def test_looking_at_the_default_store_does_not_make_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert values("experts", "list")["experts"] == []
+    assert "no expert store in" in run("experts", "list").stdout
+    assert values("experts", "verify") == {"sound": True, "experts": []}
+    assert [*tmp_path.iterdir(), *Path(os.environ["HOME"]).iterdir()] == []
 
 
 def test_list_shows_what_serves_and_all_the_rest_on_request(store):
