@@ -11,6 +11,9 @@ from torch import Tensor
 
 _BLOCK_BYTES = 1 << 20
 _STATISTICS = 7
+# A word this far below the likeliest one has no weight: p is 0, so are p log p and sqrt p. In its
+# place -inf, as masked words have it, would turn sums over the vocabulary into NaN or infinity.
+_RULED_OUT_NATS = 1e4
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,9 @@ class TokenTrace:
     KL(uniform || p) (Kang et al. 2025, Eq. 7); `renyi` = Renyi divergence of order 1/2 of p from
     uniform, 0 for uniform p and log V for a certain one (Darrin et al. 2023); `log_sum_exp` of
     the logits, the negative energy (Liu et al. 2020). All but entropy grow with certainty.
+
+    A word masked with -inf counts as 10,000 nats below the likeliest one, so that every statistic
+    is finite: its p log p is 0, and it adds 10,000 / V to `self_certainty`.
     """
 
     log_probability: Float32[np.ndarray, " time"]
@@ -105,9 +111,10 @@ def _consume(
 
     With l the logits less their maximum and q = exp(l): Z = sum q, p = q / Z.
     """
+    highest = logits.gather(-1, top[:, None])[:, 0]
+    torch.maximum(logits, highest[:, None] - _RULED_OUT_NATS, out=logits)
     chosen = logits.gather(-1, tokens[:, None])[:, 0]
     mean = logits.mean(dim=-1)
-    highest = logits.gather(-1, top[:, None])[:, 0]
     shifted = logits.sub_(highest[:, None])
     root_q = torch.mul(shifted, 0.5, out=scratch).exp_()
     root_sum = root_q.sum(dim=-1)

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,8 +18,6 @@ from adaptive_moe.models.token_trace import TokenTrace, token_statistics
 UNSCORABLE_NATS = 1e6
 """Stands for "no token at all" where a score in nats has no upper end; far above any real one."""
 
-# A word further below the likeliest one has no weight; -inf in its place would spread to the sums.
-_RULED_OUT_NATS = 1e4
 _FIRST_TOKEN = {
     "entropy": "mean_entropy",
     "msp": "msp",
@@ -115,10 +112,8 @@ def prefill_scores_by_row(
     first_logits: Float[Tensor, "batch vocab"],
 ) -> tuple[dict[str, float], ...]:
     """`prefill_scores` of every row, in one pass over the batch."""
-    logits = first_logits.detach().float()
-    highest, likeliest = logits.max(dim=-1)
-    floored = torch.maximum(logits, highest[:, None] - _RULED_OUT_NATS)
-    table = token_statistics(floored, likeliest).double().cpu().numpy()
+    logits = first_logits.detach()
+    table = token_statistics(logits, logits.argmax(dim=-1)).double().cpu().numpy()
     traces = (TokenTrace(*column[:, None].astype(np.float32)) for column in table.T)
     return tuple(
         {f"first_token_{name}": SCORES[source](trace) for name, source in _FIRST_TOKEN.items()}

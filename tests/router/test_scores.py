@@ -101,6 +101,33 @@ def test_prefill_scores_do_not_depend_on_the_batch() -> None:
     assert prefill_scores_by_row(batch)[1] == prefill_scores(TWO_POINT)
 
 
+def test_masked_words_have_no_weight() -> None:
+    """Half and half over two words, two more masked: by hand, with 0 log 0 = 0."""
+    trace = trace_of((torch.tensor([1.0, 1.0, -math.inf, -math.inf]), 0))
+    assert trace.entropy == pytest.approx([math.log(2)], abs=1e-6)
+    assert trace.log_probability == pytest.approx([-math.log(2)], abs=1e-6)
+    assert trace.margin == pytest.approx([0.0], abs=1e-6)
+    assert trace.max_probability == pytest.approx([0.5], abs=1e-6)
+    assert trace.renyi == pytest.approx([math.log(4) - math.log(2)], abs=1e-6)
+    assert trace.log_sum_exp == pytest.approx([1 + math.log(2)], abs=1e-6)
+    # log sum exp less the mean logit (1 + 1 + two of -9999) / 4, less log V
+    assert trace.self_certainty == pytest.approx([math.log(2) + 5000 - math.log(4)], rel=1e-6)
+    assert all(math.isfinite(score) for score in answer_scores(trace).values())
+
+
+def test_one_word_left_by_the_mask_is_certain() -> None:
+    trace = trace_of((torch.tensor([-math.inf, 3.0, -math.inf]), 1))
+    assert trace.entropy == pytest.approx([0.0], abs=1e-6)
+    assert trace.max_probability == pytest.approx([1.0])
+    assert trace.margin == pytest.approx([1.0])
+    assert trace.renyi == pytest.approx([math.log(3)], abs=1e-6)
+
+
+def test_a_masked_word_that_is_forced_has_a_finite_probability() -> None:
+    trace = trace_of((torch.tensor([0.0, 0.0, -math.inf]), 2))
+    assert trace.log_probability == pytest.approx([-1e4 - math.log(2)], rel=1e-6)
+
+
 def test_words_that_are_ruled_out_leave_every_score_finite() -> None:
     logits = torch.tensor([0.0, 0.0, -math.inf, -math.inf])
     found = prefill_scores(logits)
