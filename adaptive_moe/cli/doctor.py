@@ -13,12 +13,13 @@ from rich.text import Text
 from adaptive_moe import __version__
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.safe_text import clean_line
-from adaptive_moe.cli.stored import open_store
+from adaptive_moe.cli.stored import store_root
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.config.settings import Settings
 from adaptive_moe.errors import AdaptiveMoEError
 
 if TYPE_CHECKING:
+    from adaptive_moe.experts.store import Store
     from adaptive_moe.models.language_model import LanguageModel
 
 _ESSENTIAL = ("torch", "transformers", "peft", "safetensors", "scikit-learn", "cachetools")
@@ -117,11 +118,20 @@ def _bitsandbytes() -> Check:
 
 def _store(settings: Settings) -> Check:
     def look() -> str:
-        with open_store(settings) as store, store.stage() as folder:
-            (folder / "trial").write_text("trial")
-            return f"{store.root} is writable, {len(store.active())} active experts"
+        from adaptive_moe.experts.store import Store
+
+        with Store(store_root(settings)) as store:
+            if not store.exists:
+                return f"{store.root} is not there yet; the first training makes it"
+            return _try_store(store)
 
     return _tried("store", look)
+
+
+def _try_store(store: "Store") -> str:
+    with store.stage() as folder:
+        (folder / "trial").write_text("trial")
+    return f"{store.root} is writable, {len(store.active())} active experts"
 
 
 def _ledger() -> Check:

@@ -8,6 +8,7 @@ import typer
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.group import group
 from adaptive_moe.cli.safe_text import clean_line
+from adaptive_moe.cli.stored import check_store
 from adaptive_moe.cli.tables import facts_table, gaps_table
 from adaptive_moe.cli.terminal import Terminal
 
@@ -26,6 +27,7 @@ def list_gaps(terminal: Terminal) -> int:
     """List the gaps of this base."""
     from adaptive_moe.cli.engine import open_engine
 
+    check_store(terminal.settings)
     with open_engine(terminal) as moe:
         found = moe.gaps.list()
     values = {"gaps": [gap_values(gap) for gap in found]}
@@ -39,6 +41,7 @@ def show(terminal: Terminal, gap_id: GapArgument) -> int:
     """Show one gap: its evidence, its history, and what is still missing."""
     from adaptive_moe.cli.engine import open_engine
 
+    check_store(terminal.settings)
     with open_engine(terminal) as moe:
         gap = moe.gaps.show(gap_id)
         explained = tuple(moe.gaps.explain(gap_id))
@@ -61,6 +64,7 @@ def fill(
     """Train an expert for a gap and put it before the gate."""
     from adaptive_moe.cli.training_view import run_training
 
+    check_store(terminal.settings)
     return run_training(
         terminal,
         lambda moe, listener, cancelled: moe.gaps.fill(
@@ -74,6 +78,7 @@ def dismiss(terminal: Terminal, gap_id: GapArgument) -> int:
     """Close a gap that nobody wants filled."""
     from adaptive_moe.cli.engine import open_engine
 
+    check_store(terminal.settings)
     with open_engine(terminal) as moe:
         moe.gaps.dismiss(gap_id)
         gap = moe.gaps.show(gap_id)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from adaptive_moe.config.settings import Settings
-from adaptive_moe.errors import AdaptiveMoEError
+from adaptive_moe.errors import AdaptiveMoEError, StoreError
 
 if TYPE_CHECKING:
     from adaptive_moe.experts.store import Store
@@ -17,10 +17,20 @@ def store_root(settings: Settings) -> Path:
     return settings.store or default_store_path()
 
 
+def check_store(settings: Settings) -> None:
+    """StoreError for a named store that is not there, as a slip would look like an empty one."""
+    root = settings.store
+    if root is not None and not (root.exists() or root.is_symlink()):
+        raise StoreError(
+            f"{root}: there is no expert store; check the path, or train one first, which makes it"
+        )
+
+
 def open_store(settings: Settings) -> "Store":
-    """The expert store; imports no torch."""
+    """The expert store, which must be there if it was named; imports no torch."""
     from adaptive_moe.experts.store import Store
 
+    check_store(settings)
     return Store(store_root(settings))
 
 

@@ -1,7 +1,8 @@
 """The store's index: which versions a name has had, what became of them, and which one serves.
 
 SQLite with the rollback journal and synchronous=FULL, as the write-ahead log of SQLite 3.40 has a
-bug that can lose committed rows. The index decides what exists; folders follow it.
+bug that can lose committed rows. The index decides what exists; folders follow it. Until a store
+is made an empty index in memory stands in for the file, so that looking leaves no trace.
 """
 
 import sqlite3
@@ -15,6 +16,7 @@ from typing import Any, final
 from adaptive_moe.errors import AdaptiveMoEError, StoreError
 
 _BUSY_SECONDS = 30.0
+_IN_MEMORY = ":memory:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +59,23 @@ class Index:
         self._path = path
         self._lock = threading.RLock()
         self._is_writing = False
+        self._stands_in = False
+        self._connection: sqlite3.Connection
         with self._errors():
-            self._connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            try:
-                self._connection.execute("PRAGMA synchronous = FULL")
-                self._migrate()
-            except BaseException:
-                self._connection.close()
-                raise
+            is_new = not path.exists()
+            self._open(_IN_MEMORY if is_new else path)
+            self._stands_in = is_new
+
+    def create(self) -> None:
+        """Make the file if it is not there; its folder must be."""
+        with self._lock, self._errors():
+            if self._stands_in:
+                self._switch()
 
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
+            self._stands_in = False
             self._connection.close()
 
     @contextmanager
@@ -80,6 +85,7 @@ class Index:
             if self._is_writing:
                 yield
                 return
+            self._follow()
             self._connection.execute("BEGIN IMMEDIATE")
             self._is_writing = True
             try:
@@ -147,11 +153,38 @@ class Index:
 
     def _read(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
+            self._follow()
             return self._connection.execute(statement, values).fetchall()
 
     def _write(self, statement: str, values: tuple[object, ...]) -> None:
         with self.writing():
             self._connection.execute(statement, values)
+
+    def _open(self, place: Path | str) -> None:
+        self._connection = sqlite3.connect(
+            place, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+        )
+        try:
+            self._connection.execute("PRAGMA synchronous = FULL")
+            self._migrate()
+        except BaseException:
+            self._connection.close()
+            raise
+
+    def _switch(self) -> None:
+        """From the stand-in to the file."""
+        stand_in, self._stands_in = self._connection, False
+        try:
+            self._open(self._path)
+        except BaseException:
+            self._connection, self._stands_in = stand_in, True
+            raise
+        stand_in.close()
+
+    def _follow(self) -> None:
+        """Turn to the file once another process has made it."""
+        if self._stands_in and not self._is_writing and self._path.exists():
+            self._switch()
 
     def _migrate(self) -> None:
         if self._version() == len(MIGRATIONS):

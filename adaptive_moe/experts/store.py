@@ -7,9 +7,11 @@
 Publishing hashes and syncs the staged files, then moves the folder into place inside the index's
 transaction: a crash at any moment leaves the old state or the new one. A status says whether a
 version may serve; of a name's active versions the one published, activated or rolled back to last
-serves, until it is quarantined.
+serves, until it is quarantined. The folder is made when something is to be kept in it; opening,
+listing and asking write nothing.
 """
 
+import errno
 import hashlib
 import logging
 import os
@@ -38,9 +40,12 @@ from adaptive_moe.experts.staging import fresh_folder, set_aside, sweep
 
 Status = Literal["active", "quarantine", "rejected", "removed"]
 MARKER_NAME = ".adaptive-moe-store"
+INDEX_NAME = "index.sqlite"
 RESERVED_NAMES = frozenset({"auto", "base"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EXPERT_ID = re.compile(r"[0-9a-f]{64}")
+# What a store may hold before it has its marker: an interrupted training, the gap ledger.
+_UNMARKED = frozenset({"objects", "staging", "training", "gaps.sqlite", "gaps.sqlite-journal"})
 _STATUSES = frozenset({"active", "quarantine", "rejected", "removed"})
 logger = logging.getLogger(__name__)
 
@@ -93,8 +98,8 @@ class Store:
         self._clock = clock
         self._root = root.absolute()
         with disk_errors(self._root):
-            self._prepare()
-        self._index = Index(self._root / "index.sqlite")
+            self._check_place()
+        self._index = Index(self._root / INDEX_NAME)
         self._collect(is_kept=lambda _row: True)
 
     def __enter__(self) -> "Store":
@@ -115,8 +120,26 @@ class Store:
 
     def change_stamp(self) -> tuple[int, int]:
         """A value that is another one after any process changed the index."""
-        status = (self._root / "index.sqlite").stat()
+        try:
+            status = (self._root / INDEX_NAME).stat()
+        except FileNotFoundError:
+            return 0, 0
         return status.st_mtime_ns, status.st_size
+
+    @property
+    def exists(self) -> bool:
+        """Whether the store was made already."""
+        return (self._root / MARKER_NAME).is_file() or (self._root / INDEX_NAME).is_file()
+
+    def create(self) -> None:
+        """Make the folder and its index if they are not there; StoreError."""
+        with disk_errors(self._root):
+            self._root.mkdir(parents=True, exist_ok=True)
+            for folder in ("objects", "staging"):
+                (self._root / folder).mkdir(exist_ok=True)
+            if not (self._root / MARKER_NAME).is_file():
+                (self._root / MARKER_NAME).write_text("adaptive-moe expert store\n")
+        self._index.create()
 
     def close(self) -> None:
         """Let go of the index; staged folders end with their own blocks."""
@@ -124,6 +147,7 @@ class Store:
 
     def stage(self) -> AbstractContextManager[Path]:
         """A fresh folder to write an expert into; gone at the end, unless it was published."""
+        self.create()
         return fresh_folder(self._root / "staging")
 
     def publish(
@@ -286,17 +310,18 @@ class Store:
         """Delete folders of removed or unknown experts and dead staging; how many were deleted."""
         return self._collect(is_kept=lambda row: row.status != "removed")
 
-    def _prepare(self) -> None:
+    def _check_place(self) -> None:
+        """Complain early where no store is and none can be made."""
         root = self._root
         _refuse_file(root)
-        root.mkdir(parents=True, exist_ok=True)
-        is_ours = (root / MARKER_NAME).is_file() or (root / "index.sqlite").is_file()
-        if not is_ours and any(entry.name != "staging" for entry in root.iterdir()):
+        if self.exists:
+            return
+        if root.exists() and any(entry.name not in _UNMARKED for entry in root.iterdir()):
             raise StoreError(f"{root} is not a store; name an empty folder or one that is")
-        for folder in ("objects", "staging"):
-            (root / folder).mkdir(exist_ok=True)
-        if not (root / MARKER_NAME).is_file():
-            (root / MARKER_NAME).write_text("adaptive-moe expert store\n")
+        parent = next(place for place in (root, *root.parents) if place.exists())
+        as_effective = os.access in os.supports_effective_ids
+        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=as_effective):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
 
     def _now(self) -> str:
         return self._clock().astimezone(UTC).isoformat(timespec="seconds")
@@ -358,6 +383,8 @@ class Store:
     def _collect(self, *, is_kept: Callable[[IndexRow], bool]) -> int:
         with disk_errors(self._root):
             orphans = self._orphans(is_kept)
+            if not (self._root / "staging").is_dir():
+                return 0
             if orphans:
                 with self._index.writing():
                     for folder in self._orphans(is_kept):
@@ -370,6 +397,8 @@ class Store:
             return ()  # some folder belongs to a damaged row, nobody knows which
         kept = {row.expert_id for row in rows if is_kept(row)}
         objects = self._root / "objects"
+        if not objects.is_dir():
+            return ()
         return tuple(entry for entry in objects.iterdir() if entry.name not in kept)
 
 

@@ -1,5 +1,6 @@
 """The SQLite file under the gap ledger: private, checked on opening, whole or unchanged."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,26 +26,30 @@ class LedgerFile:
     damaged, not a gap ledger, or newer than this program.
     """
 
-    def __init__(self, path: Path | str, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        clock: Clock,
+        before_creating: Callable[[], None] | None = None,
+    ) -> None:
         self.path = path
         self.clock = clock
+        self._before_creating = before_creating
         self._lock = threading.RLock()
         self._depth = 0
+        self._connection: sqlite3.Connection
+        # With `before_creating`: until the first entry, an empty ledger in memory stands in.
+        self._stands_in = before_creating is not None and not Path(path).exists()
         with self._explained():
-            _create_private(path)
-            self._connection = sqlite3.connect(
-                str(path), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-        try:
-            with self._explained():
-                self._prepare()
-        except BaseException:
-            self._connection.close()
-            raise
+            if self._stands_in:
+                _check_place(Path(path))
+        self._open(_IN_MEMORY if self._stands_in else path)
 
     def close(self) -> None:
         """Close the file; every finished transaction is in it."""
         with self._lock:
+            self._stands_in = False
             self._connection.close()
 
     @contextmanager
@@ -52,6 +57,8 @@ class LedgerFile:
         """All or nothing, alone on the file; may be nested, the outermost one commits."""
         with self._lock, self._explained():
             if self._depth == 0:
+                if self._stands_in and Path(self.path).exists():
+                    self._switch()  # another process was first
                 self._connection.execute("BEGIN IMMEDIATE")
             self._depth += 1
             try:
@@ -71,20 +78,56 @@ class LedgerFile:
 
     def execute(self, statement: str, values: Sequence[object] = ()) -> None:
         """Run one statement inside a transaction."""
-        self._connection.execute(statement, values)
+        self._ready(statement).execute(statement, values)
 
     def executemany(self, statement: str, rows: Sequence[Sequence[object]]) -> None:
         """Run one statement for many rows inside a transaction."""
-        self._connection.executemany(statement, rows)
+        self._ready(statement).executemany(statement, rows)
 
     def one(self, statement: str, values: Sequence[object] = ()) -> Row:
         """The first row of a query that has one."""
-        row: Row = self._connection.execute(statement, values).fetchone()
+        row: Row = self._ready(statement).execute(statement, values).fetchone()
         return row
 
     def all(self, statement: str, values: Sequence[object] = ()) -> list[Row]:
         """All rows of a query."""
-        return self._connection.execute(statement, values).fetchall()
+        return self._ready(statement).execute(statement, values).fetchall()
+
+    def _ready(self, statement: str) -> sqlite3.Connection:
+        """The connection for this statement; one that writes makes the file first."""
+        if self._stands_in and not statement.startswith(_READING):
+            if self._before_creating is not None:
+                self._before_creating()
+            self._switch()
+            if self._depth:
+                self._connection.execute("BEGIN IMMEDIATE")
+        return self._connection
+
+    def _switch(self) -> None:
+        """From the stand-in, which never holds anything, to the file."""
+        stand_in, depth = self._connection, self._depth
+        self._stands_in, self._depth = False, 0
+        try:
+            self._open(self.path)
+        except BaseException:
+            self._connection, self._stands_in = stand_in, True
+            raise
+        finally:
+            self._depth = depth
+        stand_in.close()
+
+    def _open(self, place: Path | str) -> None:
+        with self._explained():
+            _create_private(place)
+            self._connection = sqlite3.connect(
+                str(place), timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+        try:
+            with self._explained():
+                self._prepare()
+        except BaseException:
+            self._connection.close()
+            raise
 
     def _prepare(self) -> None:
         found = int(self.one("PRAGMA application_id")[0])
@@ -108,7 +151,7 @@ class LedgerFile:
             self._migrate()
 
     def _migrate(self) -> None:
-        with self.transaction():
+        with self.transaction():  # none of its statements goes through `execute`
             # Read again: another process may have been first.
             version = int(self.one("PRAGMA user_version")[0])
             for step in MIGRATIONS[version:]:
@@ -135,7 +178,18 @@ class LedgerFile:
             ) from error
 
 
+_READING = ("SELECT", "PRAGMA")
 _COUNT_TABLES = "SELECT COUNT(*) FROM sqlite_master"
+
+
+def _check_place(file: Path) -> None:
+    """Complain early where the file could never be made."""
+    parent = next(place for place in file.absolute().parents if place.exists())
+    if not parent.is_dir():
+        raise NotADirectoryError(f"{parent} is no folder")
+    as_effective = os.access in os.supports_effective_ids
+    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=as_effective):
+        raise PermissionError(f"not allowed to write to {parent}")
 
 
 def _create_private(path: Path | str) -> None:

@@ -1,7 +1,7 @@
 """The gap ledger: every observed prompt, gap and transition in one private SQLite file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -111,13 +111,20 @@ class Gap:
 class GapLedger:
     """What was observed, which gaps came of it, and why each of them changed.
 
-    `path` is a file, created readable by its owner only, or ":memory:". Everything is in the
+    `path` is a file, created readable by its owner only, or ":memory:". With `before_creating` it
+    is created, after a call of that, by the first entry and not by opening. Everything is in the
     file, so a detector can be made anew on it at any time, in several processes too. Raises
     StoreError where the file cannot be used and GapError where it is damaged or no gap ledger.
     """
 
-    def __init__(self, path: Path | str, *, clock: Clock = lambda: datetime.now(UTC)) -> None:
-        self._file = LedgerFile(path, clock=clock)
+    def __init__(
+        self,
+        path: Path | str,
+        *,
+        clock: Clock = lambda: datetime.now(UTC),
+        before_creating: Callable[[], None] | None = None,
+    ) -> None:
+        self._file = LedgerFile(path, clock=clock, before_creating=before_creating)
         self.observations = ObservationTable(self._file)
 
     @property

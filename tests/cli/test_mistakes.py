@@ -1,6 +1,8 @@
 """What a person gets for a mistake: what, where, what to do, in three lines; exit code 2."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +37,8 @@ MISTAKES = {
     "a prompt beyond the context": ("ask", "word " * 3000, "--store", "{tmp}/store"),
     "a store that is a file": ("experts", "list", "--store", "{tmp}/broken.yaml"),
     "a store below a file": ("ask", "hello", "--store", "{tmp}/broken.yaml/store"),
+    "a store that is not there": ("experts", "list", "--store", "{tmp}/typo"),
+    "gaps of a store that is not there": ("gaps", "list", "--store", "{tmp}/typo"),
     "a store in a foreign folder": ("experts", "list", "--store", "{tmp}"),
     "an expert nobody has": ("experts", "show", "nobody", "--store", "{tmp}/store"),
     "an expert nobody can have": ("experts", "remove", "../up", "--yes", "--store", "{tmp}/store"),
@@ -68,8 +72,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def everything_below(folder):
+    """Every path of the folder and of the user's home, with the bytes of files."""
+    places = [*folder.rglob("*"), *Path(os.environ["HOME"]).rglob("*")]
+    return {place: place.read_bytes() if place.is_file() else None for place in places}
+
+
 @pytest.mark.parametrize("words", MISTAKES.values(), ids=MISTAKES.keys())
 def test_a_mistake_is_told_in_three_lines(folder, words):
+    before = everything_below(folder)
     done = run(*(word.replace("{tmp}", str(folder)) for word in words))
     lines = done.stderr.splitlines()
     assert done.exit_code == 2, done.stderr
@@ -77,7 +88,7 @@ def test_a_mistake_is_told_in_three_lines(folder, words):
     assert lines[0].startswith("Error: ")
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
-    assert not (folder / "store" / "training").exists()
+    assert everything_below(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -88,6 +99,8 @@ def test_a_mistake_is_told_in_three_lines(folder, words):
         ("a model that is not there", "check the path"),
         ("a settings file that is not there", "check the path"),
         ("a store that is a file", "broken.yaml is no folder; name a folder for the store"),
+        ("a store that is not there", "there is no expert store; check the path, or train one"),
+        ("gaps of a store that is not there", "there is no expert store; check the path"),
         ("a store below a file", "broken.yaml is no folder; name a folder for the store"),
         ("an unknown setting", "--show-config lists all"),
         ("an expert nobody has", "train one first"),

@@ -146,6 +146,7 @@ def test_staging_of_a_living_process_is_not_collected(store: Store) -> None:
 
 
 def test_what_a_dead_process_left_is_gone_on_the_next_open(store: Store) -> None:
+    store.create()
     (store.root / "staging" / "dead").mkdir()
     fill(store.root / "staging" / "dead", b"half")
     (store.root / "staging" / "other.lock").touch()
@@ -246,6 +247,34 @@ def test_an_expert_holds_plain_files_only(store: Store) -> None:
     assert store.list() == ()
 
 
+def test_looking_into_a_store_that_is_not_there_leaves_no_trace(tmp_path: Path) -> None:
+    with Store(tmp_path / "experts") as store:
+        assert store.list() == store.active() == ()
+        assert store.collect() == 0
+        assert store.change_stamp() == (0, 0)
+        for ask in (store.versions, store.get, store.remove, store.rollback):
+            with pytest.raises(UnknownExpertError):
+                ask("chemistry")
+        with pytest.raises(UnknownExpertError):
+            store.quarantine("0" * 64, "for no reason")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_store_that_another_process_makes_is_seen(tmp_path: Path) -> None:
+    with Store(tmp_path / "experts") as early, Store(tmp_path / "experts") as late:
+        record = publish(late)
+        assert early.active() == (record,)
+        assert early.change_stamp() == late.change_stamp()
+        assert publish(early, content=b"two").version == 2
+
+
+def test_what_an_interrupted_training_left_does_not_make_a_folder_foreign(tmp_path: Path) -> None:
+    (tmp_path / "training" / "chemistry").mkdir(parents=True)
+    with Store(tmp_path) as store:
+        publish(store)
+        assert store.exists
+
+
 def test_a_folder_that_is_not_a_store_is_refused(tmp_path: Path) -> None:
     (tmp_path / "letter.txt").touch()
     with pytest.raises(StoreError, match="is not a store"):
@@ -297,8 +326,11 @@ def test_a_system_error_nobody_foresaw_still_says_what_to_do(
         raise OSError(errno.EIO, "Input/output error", str(tmp_path / "experts"))
 
     monkeypatch.setattr(Path, "mkdir", broken)
-    with pytest.raises(StoreError, match="experts: Input/output error; name another store"):
-        Store(tmp_path / "experts")
+    with (
+        Store(tmp_path / "experts") as store,
+        pytest.raises(StoreError, match="experts: Input/output error; name another store"),
+    ):
+        store.stage()
 
 
 def test_a_full_disk_leaves_nothing_behind(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:

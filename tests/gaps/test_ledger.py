@@ -20,6 +20,44 @@ def test_only_its_owner_can_read_the_ledger(tmp_path):
         assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
+def test_a_ledger_that_nothing_is_entered_in_is_not_made(tmp_path, world):
+    file, calls = tmp_path / "new" / "gaps.sqlite", []
+    with GapLedger(file, before_creating=lambda: calls.append("made")) as ledger:
+        detector = GapDetector(ledger, GapSettings())
+        assert detector.list() == ()
+        assert list(tmp_path.iterdir()) == calls == []
+
+        detector.observe(world.ask("symbol of iron"))
+        assert len(detector.list()) == 1
+        assert calls == ["made"]
+    with GapLedger(file) as ledger:
+        assert len(GapDetector(ledger, GapSettings()).list()) == 1
+
+
+def test_a_first_entry_that_fails_leaves_the_ledger_usable(tmp_path, world):
+    def refuse():
+        if not (tmp_path / "allowed").exists():
+            raise StoreError("the disk is full")
+
+    with GapLedger(tmp_path / "gaps.sqlite", before_creating=refuse) as ledger:
+        detector = GapDetector(ledger, GapSettings())
+        with pytest.raises(StoreError, match="the disk is full"):
+            detector.observe(world.ask("symbol of iron"))
+        assert detector.list() == ()
+        (tmp_path / "allowed").touch()
+        detector.observe(world.ask("symbol of iron"))
+        assert len(detector.list()) == 1
+
+
+def test_two_ledgers_that_were_not_there_become_one(tmp_path, world):
+    file = tmp_path / "gaps.sqlite"
+    with GapLedger(file, before_creating=tmp_path.touch) as first:
+        with GapLedger(file, before_creating=tmp_path.touch) as second:
+            for ledger, observation in zip((first, second), world.elements(2), strict=True):
+                noticed = GapDetector(ledger, GapSettings()).observe(observation)
+        assert noticed.gap.figures.distinct == 2
+
+
 def test_the_journal_is_a_rollback_journal(tmp_path):
     file = tmp_path / "gaps.sqlite"
     with GapLedger(file):
@@ -87,6 +125,8 @@ def test_a_place_that_cannot_be_written_is_a_store_error(tmp_path):
 
     with pytest.raises(StoreError, match="cannot be used"):
         GapLedger(tmp_path / "file" / "gaps.sqlite")
+    with pytest.raises(StoreError, match=r"cannot be used: .*file is no folder"):
+        GapLedger(tmp_path / "file" / "gaps.sqlite", before_creating=tmp_path.touch)
 
 
 def test_a_closed_ledger_says_so(tmp_path, world):
