@@ -1,7 +1,8 @@
 """From prompts to answers: prefill once, decide, decode on that cache, judge, attribute."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, final
 
@@ -39,7 +40,8 @@ from adaptive_moe.models.decoding import (
     run_header,
     take_rows,
 )
-from adaptive_moe.models.language_model import LanguageModel, Prompt
+from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
+from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
 from adaptive_moe.router.domains import state_vector
 from adaptive_moe.router.router import Evidence, ExpertArm, RouteDecision, Router
 from adaptive_moe.router.scores import prefill_scores
@@ -65,6 +67,10 @@ class Answered:
 
     answer: Answer
     states: Float[np.ndarray, " state"]
+
+
+_Position = tuple[int, EncodedPrompt]
+_TaggedEvent = tuple[int, Event | Answered]
 
 
 @dataclass(slots=True)
@@ -110,11 +116,49 @@ class Answerer:
     ) -> Iterator[tuple[int, Event | Answered]]:
         """The events of every prompt, tagged with its position; the last one is `Answered`.
 
-        Raises PromptError before anything is computed, UnknownExpertError for a forced name.
+        A single prompt's events come as they happen, from the first token on; those of a batch
+        when it is done. When memory runs out, idle experts are evicted and then the batch is
+        halved, unless something was told already. Raises PromptError before anything is computed,
+        UnknownExpertError for a forced name, and InsufficientMemoryError.
         """
-        started = time.perf_counter()
         budget = request.generation.max_new_tokens or 0
         encoded = [self.language_model.encode(each, max_new_tokens=budget) for each in prompts]
+        if not encoded:
+            return
+        work = self._beginning if len(encoded) == 1 else self._done
+        told = retry_on_out_of_memory(
+            lambda part: work(part, request),
+            tuple(enumerate(encoded)),
+            make_room=self.cache.evict_idle,
+        )
+        for events in told:
+            yield from events
+
+    def _beginning(
+        self, part: Sequence[_Position], request: Request
+    ) -> Sequence[Iterator[_TaggedEvent]]:
+        """One prompt's events, computed up to its first token."""
+        ((position, prompt),) = part
+        events = self._events([prompt], request)
+        first: list[_TaggedEvent] = []
+        for _, event in events:
+            first.append((position, event))
+            if isinstance(event, Token):
+                break
+        rest = ((position, event) for _, event in within_memory(events))
+        return [itertools.chain(first, rest)]
+
+    def _done(
+        self, part: Sequence[_Position], request: Request
+    ) -> Sequence[Sequence[_TaggedEvent]]:
+        """The events of all prompts, each one's together."""
+        rows: list[list[_TaggedEvent]] = [[] for _ in part]
+        for row, event in self._events([prompt for _, prompt in part], request):
+            rows[row].append((part[row][0], event))
+        return rows
+
+    def _events(self, encoded: Sequence[EncodedPrompt], request: Request) -> Iterator[_TaggedEvent]:
+        started = time.perf_counter()
         with self.bank.activate([()] * len(encoded)):
             filled = prefill(self.language_model, encoded)
         prefilled = time.perf_counter()
@@ -137,7 +181,8 @@ class Answerer:
             decision = self._choose(evidence, request, tuple(broken))
             mixture, failed = self._prepare(decision)
             if failed is None:
-                return _Row(index, evidence, decision, mixture)
+                reasons = (*decision.reasons, *self._numerics_notes(decision))
+                return _Row(index, evidence, replace(decision, reasons=reasons), mixture)
             broken.append(failed)
 
     def _choose(
@@ -176,6 +221,14 @@ class Answerer:
                 self.shelf.quarantine(expert.expert_id, str(error))
                 return (), name
         return RULES[self.mixing](mixture), None
+
+    def _numerics_notes(self, decision: RouteDecision) -> Iterator[str]:
+        """A remark for each chosen expert whose base had another precision in training."""
+        here = _precision(self.language_model.numerics.to_dict())
+        for name, _, _ in decision.experts:
+            then = _precision(self.shelf.find(name).numerics)
+            if then and then != here:
+                yield f"expert {name} was trained on this base in {then}, which runs in {here} now"
 
     def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Rows that can be decoded together: whole-prompt experts need a prefill of their own."""
@@ -291,6 +344,11 @@ class Answerer:
                 for each in self.shelf.sources(expert, row.evidence.states, answer=text)
             ),
         )
+
+
+def _precision(numerics: Mapping[str, str | None]) -> str:
+    dtype, quantization = numerics.get("dtype"), numerics.get("quantization")
+    return f"{dtype} with {quantization}" if quantization else dtype or ""
 
 
 def _complete(group: list[_Row], completions: Sequence[Completion], seconds: float) -> None:

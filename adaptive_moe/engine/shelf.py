@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Expert:
-    """One active expert. `gate` holds the figures with which it was admitted."""
+    """One active expert. `gate` holds the figures with which it was admitted.
+
+    `numerics` tells the dtype and quantisation that its base had in training.
+    """
 
     name: str
     version: int
@@ -46,6 +49,7 @@ class Expert:
     ranks: Mapping[str, int]
     gate: Mapping[str, object]
     folder: Path
+    numerics: Mapping[str, str | None]
 
     @classmethod
     def of(cls, record: ExpertRecord) -> "Expert":
@@ -258,6 +262,7 @@ def _expert(
         ranks={name: module.rank for name, module in modules.items()},
         gate=manifest.gate,
         folder=folder,
+        numerics=manifest.numerics,
     )
 
 

@@ -94,6 +94,21 @@ class ExpertCache:
             else:
                 self._remove(expert_id)
 
+    def evict_idle(self) -> bool:
+        """Give back what experts not in use occupy, for want of memory; false if nothing did.
+
+        Their copies in RAM are freed, and their rows in the bank, whose pools stay allocated.
+        Pinned experts keep their rows.
+        """
+        with self._lock:
+            idle = self._evictable()
+            found = bool(idle) or bool(self._host)
+            self._host.clear()
+            for expert_id in idle:
+                self._remove(expert_id)
+            self._evictions += len(idle)
+            return found
+
     def statistics(self) -> CacheStatistics:
         """Counts and bytes at this moment."""
         with self._lock:

@@ -3,14 +3,14 @@
 import gc
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from adaptive_moe.errors import InsufficientMemoryError
+from adaptive_moe.errors import AdaptiveMoEError, BankFullError, InsufficientMemoryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -71,7 +71,12 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that an allocation failed, on any device and by any allocator."""
+    """Whether an error means that an allocation failed, on any device and by any allocator.
+
+    A full bank is none: its budget is used up, not the memory.
+    """
+    if isinstance(error, BankFullError):
+        return False
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     text = str(error).lower()
@@ -106,6 +111,28 @@ def retry_on_out_of_memory(
     middle = len(items) // 2
     first = retry_on_out_of_memory(work, items[:middle], make_room=make_room)
     return first + retry_on_out_of_memory(work, items[middle:], make_room=make_room)
+
+
+def within_memory(items: Iterator[Item]) -> Iterator[Item]:
+    """The items as they come, for a consumer that has seen too much of them to start anew.
+
+    Raises InsufficientMemoryError when memory runs out on the way.
+    """
+    while True:
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, AdaptiveMoEError) or not is_out_of_memory(error):
+                raise
+            break
+        yield item
+    release_cached_memory()
+    raise InsufficientMemoryError(
+        "memory ran out in the middle of an answer; ask for fewer new tokens, lower "
+        "cache.device_bytes or quantise the base"
+    )
 
 
 def release_cached_memory() -> None:
