@@ -3,14 +3,18 @@
 import json
 import logging
 import re
+import sys
 import warnings
+from contextlib import suppress
 from datetime import UTC, datetime
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
+from typing import final
 
 from rich.console import Console
 from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
+from rich.text import Text
 
 from adaptive_moe.cli.safe_text import clean
 from adaptive_moe.config.settings import LoggingSettings
@@ -38,7 +42,7 @@ def configure_logging(settings: LoggingSettings, *, debug: bool, console: Consol
     level = "DEBUG" if debug else settings.level
     handlers: list[logging.Handler] = [_console_handler(console)]
     if settings.file is not None:
-        handlers.append(_file_handler(settings.file, settings))
+        handlers.append(_file_handler(settings.file, settings, console))
     root = logging.getLogger()
     for old in [one for one in root.handlers if one.get_name() == _OURS]:
         root.removeHandler(old)
@@ -57,6 +61,36 @@ def mask_secrets(text: str) -> str:
     for pattern, kept in zip(_SECRETS, _KEPT, strict=True):
         text = pattern.sub(kept, text)
     return text
+
+
+@final
+class _FileLog(RotatingFileHandler):
+    """A log file that is given up, with one warning, when the disk refuses it."""
+
+    def __init__(self, file: Path, settings: LoggingSettings, console: Console) -> None:
+        super().__init__(
+            file, maxBytes=settings.file_bytes, backupCount=settings.file_count, encoding="utf-8"
+        )
+        self._console = console
+        self._is_given_up = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record, unless the file was given up."""
+        if not self._is_given_up:
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Called by `emit` while it handles the error."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+            return
+        self._is_given_up = True
+        with suppress(OSError):  # what is still buffered cannot be written either
+            self.close()
+        why = error.strerror or type(error).__name__
+        told = f"Warning: logging.file: {self.baseFilename} cannot be written ({why}); going on"
+        self._console.print(Text(clean(f"{told} without it"), style="yellow"), soft_wrap=True)
 
 
 class _Ours(logging.Filter):
@@ -105,12 +139,10 @@ def _console_handler(console: Console) -> logging.Handler:
     return handler
 
 
-def _file_handler(file: Path, settings: LoggingSettings) -> logging.Handler:
+def _file_handler(file: Path, settings: LoggingSettings, console: Console) -> logging.Handler:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        handler = RotatingFileHandler(
-            file, maxBytes=settings.file_bytes, backupCount=settings.file_count, encoding="utf-8"
-        )
+        handler = _FileLog(file, settings, console)
     except OSError as error:
         raise ConfigurationError(
             f"logging.file: {file} cannot be written ({error.strerror}); name another file"

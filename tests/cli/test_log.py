@@ -1,6 +1,7 @@
 import io
 import json
 import logging
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -99,3 +100,21 @@ def test_a_log_file_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "logs").write_text("in the way")
     with pytest.raises(ConfigurationError, match=r"logging\.file: .*run\.log cannot be written"):
         set_up(tmp_path)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_file_on_a_full_disk_is_given_up_with_one_warning(capfd):
+    screen = io.StringIO()
+    configure_logging(
+        LoggingSettings(file=Path("/dev/full"), level="DEBUG"),
+        debug=False,
+        console=Console(file=screen, width=200),
+    )
+    for number in range(3):
+        logger.debug("entry %d", number)
+    logging.shutdown()
+    shown = screen.getvalue()
+    assert [f"entry {number}" in shown for number in range(3)] == [True] * 3
+    assert shown.count("Warning: logging.file: /dev/full cannot be written") == 1
+    assert "No space left on device" in shown
+    assert "".join(capfd.readouterr()) == ""
