@@ -13,9 +13,10 @@ from adaptive_moe.errors import (
     TrainingInterruptedError,
 )
 
-FAILED = 1
-WRONG_INPUT = 2
-INTERRUPTED = 130
+FAILED = 1  # we could not do it, or something is not sound
+WRONG_INPUT = 2  # the user can mend it: other input, more room, or the same command once more
+INTERRUPTED = 130  # broken off by Ctrl-C, with nothing to go on from
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _LINES = 3
 _CHARACTERS = 600
 
@@ -52,9 +53,10 @@ def describe(error: BaseException) -> Failure:
         return Failure(type(error).__name__, str(error), _exit_code(error))
     if isinstance(error, typer.TyperException):
         return _describe_usage(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        where = f"{error.filename}: " if error.filename else ""
-        return Failure("StoreError", f"{where}the disk is full; free some space", FAILED)
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        where = error.filename or "writing"
+        told = f"{where}: the disk is full; free some space and run it again"
+        return Failure("StoreError", told, WRONG_INPUT)
     message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     hint = "This was not expected; run it again with --debug to see where it happened."
     return Failure(type(error).__name__, clean_line(message), FAILED, hint)
@@ -62,7 +64,7 @@ def describe(error: BaseException) -> Failure:
 
 def _exit_code(error: AdaptiveMoEError) -> int:
     if isinstance(error, TrainingInterruptedError):
-        return INTERRUPTED
+        return WRONG_INPUT  # the same command goes on from the checkpoint
     if isinstance(error, TrainingError | InsufficientMemoryError):
         return FAILED
     return WRONG_INPUT

@@ -51,9 +51,12 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if debug and not isinstance(error, typer.TyperException):
         sys.stderr.write(clean("".join(traceback.format_exception(error))))
     show_failure(failure)
-    if as_json:
-        sys.stdout.write(json.dumps(failure.to_dict(), ensure_ascii=False) + "\n")
+    try:
+        if as_json:
+            sys.stdout.write(json.dumps(failure.to_dict(), ensure_ascii=False) + "\n")
         sys.stdout.flush()
+    except OSError:
+        _forget_stdout()  # it may be what failed
     return failure.exit_code
 
 
@@ -75,7 +78,7 @@ def _given(flag: str, words: Sequence[str]) -> bool:
 
 
 def _forget_stdout() -> None:
-    """The reader of our output has left: nothing may complain when the process ends."""
+    """Nobody can read our output any more: nothing may complain when the process ends."""
     import os
 
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,6 +2,11 @@
 
 import json
 import os
+import re
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -152,6 +157,49 @@ def test_ctrl_c_leaves_with_130(capsys):
     assert capsys.readouterr().err == "Error: stopped by Ctrl-C\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_full_disk_is_told_without_a_traceback(tmp_path, more):
+    (tmp_path / "store").mkdir()
+    words = ("-m", "adaptive_moe", "experts", "list", "--store", tmp_path / "store", *more)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, *map(str, words)], stdout=full, stderr=subprocess.PIPE, text=True,
+            check=False,
+        )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "Error: writing: the disk is full; free some space and run it again\n"
+
+
+def test_an_interrupted_training_leaves_with_2_and_a_checkpoint(tmp_path):
+    rows = [{"prompt": f"code of {n}?", "response": str(n * 7)} for n in range(40)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = (
+        "train", "codes", "--data", tmp_path / "rows.jsonl", "--store", tmp_path / "store",
+        "--set", "training.max_steps=400", "--set", "training.checkpoint_every=1",
+    )  # fmt: skip
+    checkpoint = tmp_path / "store" / "training" / "codes" / "training.safetensors"
+    ended = threading.Event()
+
+    def press_ctrl_c():
+        while not ended.wait(0.05):
+            if checkpoint.exists():
+                os.kill(os.getpid(), signal.SIGINT)
+                return
+
+    presser = threading.Thread(target=press_ctrl_c)
+    presser.start()
+    done = run(*words)
+    ended.set()
+    presser.join()
+    assert done.exit_code == 2, done.stderr
+    told = done.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        r"Error: stopped after step \d+ of 400; the same command goes on from here", told
+    )
+    assert checkpoint.exists()
+
+
 def test_every_error_of_the_tree_has_its_exit_code():
     failed = {"InsufficientMemoryError", "TrainingError", "DivergedError"}
     waiting = [AdaptiveMoEError]
@@ -159,8 +207,6 @@ def test_every_error_of_the_tree_has_its_exit_code():
         kind = waiting.pop()
         waiting += kind.__subclasses__()
         expected = 1 if kind.__name__ in failed else 2
-        if kind.__name__ == "TrainingInterruptedError":
-            expected = 130
         assert describe(kind("x")).exit_code == expected
 
 
