@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_moe.errors import DataError
+from adaptive_moe.training.files import read_text
 
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
@@ -72,7 +73,7 @@ def _passage(block: list[tuple[int, str]], heading: list[tuple[int, str]], file:
 
 
 def _read_markdown(path: Path, file: str) -> Iterator[Passage]:
-    return split_markdown(path.read_text(encoding="utf-8-sig", errors="replace"), file=file)
+    return split_markdown(read_text(path), file=file)
 
 
 def _read_pdf(path: Path, file: str) -> Iterator[Passage]:

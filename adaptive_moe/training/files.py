@@ -1,7 +1,9 @@
 """Records of json, jsonl, csv, tsv and parquet files, each with its line or row number."""
 
 import csv
+import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +11,8 @@ from adaptive_moe.errors import DataError
 
 Record = tuple[int, object | None, str]  # number from 1, the record, or None and the reason
 
+_MAX_CONTROL_SHARE = 0.01  # of a text's characters; a stray form feed is fine, a picture is not
+_NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
 _LIST_KEYS = ("data", "rows", "examples", "train", "conversations_list")
 
 
@@ -22,6 +26,27 @@ def read_records(path: Path) -> Iterator[Record]:
         yield from reader(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def read_text(path: Path) -> str:
+    """The whole of a UTF-8 file; DataError, with the place, where it is something else."""
+    content = path.read_bytes()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path}, row {line}: not UTF-8 text at byte {error.start}; save the file as UTF-8, or "
+            "leave it out"
+        ) from error
+    odd = _NO_TEXT.search(text)
+    if odd and ("\0" in text or len(_NO_TEXT.findall(text)) > _MAX_CONTROL_SHARE * len(text)):
+        line = text.count("\n", 0, odd.start()) + 1
+        offset = len(text[: odd.start()].encode())
+        raise DataError(
+            f"{path}, row {line}: not a text but binary data, as byte {offset} shows; leave it out"
+        )
+    return text
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
@@ -42,9 +67,9 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
 
 def _read_json(path: Path) -> Iterator[Record]:
     try:
-        content = json.loads(path.read_bytes().decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 at byte {error.start}") from error
+        content = json.loads(read_text(path))
+    except DataError:
+        raise
     except RecursionError as error:
         raise DataError(f"{path}: not JSON: nested too deeply") from error
     except json.JSONDecodeError as error:
@@ -61,20 +86,19 @@ def _read_json(path: Path) -> Iterator[Record]:
 
 
 def _read_separated(path: Path, *, separator: str) -> Iterator[Record]:
-    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        reader = csv.reader(file, delimiter=separator)
-        try:
-            header = [name.strip() for name in next(reader, [])]
-            for fields in reader:
-                if not fields:
-                    continue
-                if len(fields) != len(header):
-                    reason = f"{len(fields)} fields where the header has {len(header)}"
-                    yield reader.line_num, None, reason
-                    continue
-                yield reader.line_num, dict(zip(header, fields, strict=True)), ""
-        except csv.Error as error:
-            yield reader.line_num, None, f"not CSV: {error}"
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), delimiter=separator)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        for fields in reader:
+            if not fields:
+                continue
+            if len(fields) != len(header):
+                reason = f"{len(fields)} fields where the header has {len(header)}"
+                yield reader.line_num, None, reason
+                continue
+            yield reader.line_num, dict(zip(header, fields, strict=True)), ""
+    except csv.Error as error:
+        yield reader.line_num, None, f"not CSV: {error}"
 
 
 def _read_csv(path: Path) -> Iterator[Record]:

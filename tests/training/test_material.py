@@ -108,6 +108,33 @@ def test_no_usable_row_names_the_first_bad_one(tmp_path):
         read_material([path])
 
 
+@pytest.mark.parametrize("suffix", ["md", "txt", "csv", "json"])
+@pytest.mark.parametrize(
+    ("content", "place"),
+    [
+        (bytes(range(256)) * 20, r"row 2: not UTF-8 text at byte 128"),
+        ("# Sign\n\nBreite: 3 m\u00fcde\n".encode("latin-1"), "row 3: not UTF-8 .* byte 19; save"),
+        ("# Sign\n".encode("utf-16"), "row 1: not UTF-8 text at byte 0"),
+        (b"# Sign\n\nbar\x00baz, qux\n", "row 3: .*binary data, as byte 11 shows"),
+        (b"a \x01\x02 is \x03\n" * 50, "row 1: .*binary data, as byte 2 shows"),
+    ],
+)  # fmt: skip
+def test_what_is_no_text_is_refused_by_name_and_place(tmp_path, suffix, content, place):
+    (tmp_path / "good.md").write_text("# Good\n\nThe code of Brimhold is 17.\n")
+    bad = tmp_path / f"noise.{suffix}"
+    bad.write_bytes(content)
+    with pytest.raises(DataError, match=rf"noise\.{suffix}, {place}"):
+        read_material([tmp_path])
+
+
+def test_text_of_any_script_and_a_stray_control_character_are_read(tmp_path):
+    text = "# Größe\n\n東京の人口は多い。 The end.\x0c\n\nक\u200bख 😀 ß\n" * 9 + "\x1b\n"
+    (tmp_path / "notes.md").write_text(text, encoding="utf-8-sig")
+    passages = read_material([tmp_path]).passages
+    assert passages[0].heading == ("Größe",)
+    assert any("😀" in passage.text for passage in passages)
+
+
 @pytest.mark.parametrize("name", ["gone.jsonl", "rows.xyz"])
 def test_missing_and_unknown_files_are_named(tmp_path, name):
     (tmp_path / "rows.xyz").write_text("x")
