@@ -45,7 +45,7 @@ RESERVED_NAMES = frozenset({"auto", "base"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EXPERT_ID = re.compile(r"[0-9a-f]{64}")
 # What a store may hold before it has its marker: an interrupted training, the gap ledger.
-_UNMARKED = frozenset({"objects", "staging", "training", "gaps.sqlite", "gaps.sqlite-journal"})
+_UNMARKED = re.compile(r"objects|staging|training|gaps\.sqlite.*")
 _STATUSES = frozenset({"active", "quarantine", "rejected", "removed"})
 logger = logging.getLogger(__name__)
 
@@ -316,7 +316,7 @@ class Store:
         _refuse_file(root)
         if self.exists:
             return
-        if root.exists() and any(entry.name not in _UNMARKED for entry in root.iterdir()):
+        if root.exists() and not all(_UNMARKED.fullmatch(entry.name) for entry in root.iterdir()):
             raise StoreError(f"{root} is not a store; name an empty folder or one that is")
         parent = next(place for place in (root, *root.parents) if place.exists())
         as_effective = os.access in os.supports_effective_ids
