@@ -86,18 +86,9 @@ def _describe(device: str) -> str:
 
 def _base(settings: Settings) -> Check:
     def look() -> str:
-        from adaptive_moe.models.loading import load_language_model
+        from adaptive_moe.models.loading import load_base
 
-        base = settings.base
-        model = load_language_model(
-            base.id,
-            dtype=base.dtype,
-            quantization=base.quantization,
-            device=base.device,
-            revision=base.revision,
-            local_files_only=base.local_files_only,
-        )
-        return _describe_model(model)
+        return _describe_model(load_base(settings.base))
 
     return _tried(f"base {settings.base.id}", look)
 

@@ -37,7 +37,7 @@ from adaptive_moe.experts.store import ExpertRecord, Store, default_store_path
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.models.language_model import LanguageModel, Prompt
-from adaptive_moe.models.loading import load_language_model
+from adaptive_moe.models.loading import load_base
 from adaptive_moe.models.memory import device_memory, peak_rss_bytes, resident_bytes
 from adaptive_moe.training.ranks import RankPlan
 
@@ -124,15 +124,7 @@ class AdaptiveMoE:
     @classmethod
     def from_settings(cls, settings: Settings) -> "AdaptiveMoE":
         """A runtime as the settings describe it."""
-        base = settings.base
-        language_model = load_language_model(
-            base.id,
-            dtype=base.dtype,
-            quantization=base.quantization,
-            device=base.device,
-            revision=base.revision,
-            local_files_only=base.local_files_only,
-        )
+        language_model = load_base(settings.base)
         store = Store(settings.store or default_store_path())
         try:
             return cls(language_model, store, settings)

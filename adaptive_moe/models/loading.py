@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
+from adaptive_moe.config.settings import BaseModelSettings
 from adaptive_moe.errors import (
     AdaptiveMoEError,
     ConfigurationError,
@@ -68,6 +69,18 @@ def load_language_model(
     _logger.info("loaded %s as %s on %s: %s", base, numerics.dtype, place, identity)
     name = Path(base).name if is_local and base != "pocket" else base
     return LanguageModel(model, tokenizer, base_id=identity, numerics=numerics, name=name)
+
+
+def load_base(settings: BaseModelSettings) -> LanguageModel:
+    """The base that the settings describe; see `load_language_model`."""
+    return load_language_model(
+        settings.id,
+        dtype=settings.dtype,
+        quantization=settings.quantization,
+        device=settings.device,
+        revision=settings.revision,
+        local_files_only=settings.local_files_only,
+    )
 
 
 def adopt(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:

@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+from adaptive_moe.config.settings import BaseModelSettings
 from adaptive_moe.errors import (
     ConfigurationError,
     ModelNotFoundError,
@@ -13,7 +14,7 @@ from adaptive_moe.errors import (
     UnsupportedModelError,
 )
 from adaptive_moe.models.fingerprint import Numerics
-from adaptive_moe.models.loading import choose_device, load_language_model
+from adaptive_moe.models.loading import choose_device, load_base, load_language_model
 from adaptive_moe.models.memory import resident_bytes
 from tests.support.tiny_models import ARCHITECTURES, save_tiny, tiny_language_model, tiny_model
 
@@ -53,6 +54,15 @@ def test_a_hub_model_is_read_from_the_cache_without_a_network(tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     loaded = load_language_model("someone/tiny", device="cpu", local_files_only=True)
     assert loaded.base_id == tiny_language_model("llama").base_id
+
+
+def test_settings_say_what_is_loaded_and_how(folder):
+    settings = BaseModelSettings(id=str(folder), dtype="bfloat16", device="cpu")
+    loaded = load_base(settings)
+    assert loaded.numerics == Numerics("bfloat16", None, "cpu")
+    assert loaded.base_id == load_language_model(str(folder), device="cpu").base_id
+    with pytest.raises(ModelNotFoundError):
+        load_base(settings.model_copy(update={"id": "no-one/nothing", "local_files_only": True}))
 
 
 def test_half_precision_files_are_cast_up_on_the_cpu(tmp_path):
