@@ -67,13 +67,13 @@ class SessionLog:
 
     @classmethod
     def resume(cls, folder: Path, *, base: str) -> "tuple[SessionLog, list[Turn]] | None":
-        """The conversation written to last, with its turns; None when there is none."""
-        files = sorted(folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns)
-        if not files:
-            return None
-        log = cls(folder, base=base)
-        log.path = files[-1]
-        return log, read_turns(log.path)
+        """This base's conversation written to last, with its turns; None when there is none."""
+        for file in _newest_first(folder):
+            if _is_same_base(base_of(file), base):
+                log = cls(folder, base=base)
+                log.path = file
+                return log, read_turns(file)
+        return None
 
     def add(self, turn: Turn, facts: Mapping[str, object]) -> None:
         """Write one finished turn; `facts` is what else is worth keeping about the answer."""
@@ -87,6 +87,22 @@ class SessionLog:
         if not self.path.exists():
             append_json(self.path, {"session": self.path.stem, "base": self._base})
         append_json(self.path, {"time": datetime.now(UTC).isoformat(), **record})
+
+
+def last_base(folder: Path) -> str | None:
+    """The base of the conversation written to last, whichever it was; None when there is none."""
+    return next((base_of(file) for file in _newest_first(folder)), None)
+
+
+def base_of(path: Path) -> str:
+    """The base that a session file belongs to; "" when the file does not say."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        try:
+            header = json.loads(file.readline())
+        except ValueError:
+            return ""
+    base = header.get("base") if isinstance(header, dict) else None
+    return base if isinstance(base, str) else ""
 
 
 def read_turns(path: Path) -> list[Turn]:
@@ -123,6 +139,19 @@ def messages_of(turns: Sequence[Turn]) -> list[dict[str, str]]:
         for turn in turns
         for role, text in (("user", turn.prompt), ("assistant", turn.answer))
     ]
+
+
+def _newest_first(folder: Path) -> list[Path]:
+    return sorted(
+        folder.glob(f"*{_SUFFIX}"), key=lambda file: file.stat().st_mtime_ns, reverse=True
+    )
+
+
+def _is_same_base(one: str, other: str) -> bool:
+    """Equal words, or two spellings of one folder."""
+    if one == other:
+        return True
+    return Path(one).is_dir() and Path(other).is_dir() and Path(one).samefile(other)
 
 
 def _private_folder(folder: Path) -> Path:

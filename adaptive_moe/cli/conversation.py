@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, final
 
 from rich.text import Text
 
-from adaptive_moe.cli.chat_log import SessionLog, Turn, messages_of
+from adaptive_moe.cli.background import BackgroundNotes
+from adaptive_moe.cli.chat_log import SessionLog, Turn, last_base, messages_of
 from adaptive_moe.cli.failures import describe
 from adaptive_moe.cli.interrupts import stopping_on_interrupt
 from adaptive_moe.cli.line_editor import LineReader
@@ -46,6 +47,8 @@ class Conversation:
         self.gap_id: int | None = None
         self.tokens = 0
         self.reader: LineReader | None = None
+        self._notes = BackgroundNotes()
+        self._offered: set[int] = set()
         self._folder = folder
         self.log = self._new_log()
 
@@ -61,10 +64,10 @@ class Conversation:
             self.terminal.note("Kept. adaptive-moe chat --continue goes on from here.")
 
     def resume(self) -> None:
-        """Take up the conversation that was written to last."""
+        """Take up this base's conversation that was written to last."""
         found = SessionLog.resume(self._folder, base=self.terminal.settings.base.id)
         if found is None:
-            self.terminal.note("There is no earlier conversation; this is a new one.")
+            self.terminal.note(_nothing_to_resume(last_base(self._folder)))
             return
         self.log, self.turns = found
         self.terminal.note(f"Going on after {len(self.turns)} turn(s).")
@@ -99,8 +102,22 @@ class Conversation:
                 self._keep(prompt, pieces, answer)
         if answer is not None:
             self._tell(answer)
+        self._notes.tell(self.terminal, steps=self.interactive)
         if gap is not None:
             self._tell_gap(gap)
+
+    def tell_news(self) -> None:
+        """What a training in the background did since the last reply, in a line."""
+        self._notes.tell(self.terminal, self.moe.gaps.events(), steps=self.interactive)
+
+    def offer(self, gap: "Gap") -> None:
+        """Once for each gap that evidence has just verified: say what can be done, or ask."""
+        from adaptive_moe.cli.chat_training import offer_to_fill
+        from adaptive_moe.gaps.states import GapState
+
+        if gap.state is GapState.VERIFIED and gap.id not in self._offered:
+            self._offered.add(gap.id)
+            offer_to_fill(self, gap)
 
     @contextmanager
     def surviving(self) -> Iterator[None]:
@@ -142,6 +159,8 @@ class Conversation:
                 gap = event.gap
             elif isinstance(event, Finished):
                 answer = event.answer
+            else:
+                self._notes.take(event)
         return answer, gap
 
     def _keep(self, prompt: str, pieces: list[str], answer: "Answer | None") -> None:
@@ -171,16 +190,12 @@ class Conversation:
             self.terminal.note("? low confidence")
 
     def _tell_gap(self, gap: "Gap") -> None:
-        from adaptive_moe.cli.chat_training import offer_to_fill
-        from adaptive_moe.gaps.states import GapState
-
         self.gap_id = gap.id
         state = str(gap.state).lower()
         self.terminal.err.print(
             Text(f"Gap {gap.id} ({clean_line(gap.label)}) is now {state}.", style="yellow")
         )
-        if gap.state is GapState.VERIFIED:
-            offer_to_fill(self, gap)
+        self.offer(gap)
 
     def _new_log(self) -> SessionLog:
         return SessionLog(self._folder, base=self.terminal.settings.base.id)
@@ -190,3 +205,12 @@ class Conversation:
         file = self.terminal.out.file
         file.write(text)
         file.flush()
+
+
+def _nothing_to_resume(other_base: str | None) -> str:
+    if other_base is None:
+        return "There is no earlier conversation; this is a new one."
+    return (
+        f"The last conversation was with {clean_line(other_base) or 'an unknown base'}; --base and "
+        "its name go on with that. This is a new one."
+    )

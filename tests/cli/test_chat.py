@@ -79,3 +79,14 @@ def test_a_slash_after_a_space_is_a_message(chat):
     done = chat(" /etc/passwd is a file?")
     assert done.stdout
     assert "there is no command" not in done.stderr
+
+
+def test_a_conversation_with_another_base_is_not_continued(chat):
+    chat("first")
+    (file,) = sessions_folder().glob("*.jsonl")
+    theirs = file.read_text().replace('"base": "pocket"', '"base": "owner/other"')
+    file.write_text(theirs)
+    done = chat("second", options=["--continue"])
+    assert "The last conversation was with owner/other" in done.stderr
+    assert file.read_text() == theirs
+    assert len(list(sessions_folder().glob("*.jsonl"))) == 2

@@ -7,6 +7,7 @@ import pytest
 from adaptive_moe.cli.chat_log import (
     SessionLog,
     Turn,
+    last_base,
     messages_of,
     private_file,
     read_turns,
@@ -48,6 +49,32 @@ def test_a_turn_written_after_a_crash_does_not_join_the_broken_line(folder):
     assert found is not None
     found[0].add(Turn("q1", "a1"), {})
     assert read_turns(log.path) == [Turn("q0", "a0"), Turn("q1", "a1")]
+
+
+def test_only_a_conversation_of_the_same_base_is_resumed(folder, tmp_path):
+    ours, theirs = SessionLog(folder, base="pocket"), SessionLog(folder, base="owner/other")
+    ours.add(Turn("ours", "a"), {})
+    theirs.add(Turn("theirs", "b"), {})
+    os.utime(ours.path, ns=(10**18, 2 * 10**18))
+    os.utime(theirs.path, ns=(10**18, 3 * 10**18))
+    found = SessionLog.resume(folder, base="pocket")
+    assert found is not None
+    assert (found[0].path, found[1]) == (ours.path, [Turn("ours", "a")])
+    assert SessionLog.resume(folder, base="third") is None
+    assert last_base(folder) == "owner/other"
+
+
+def test_two_spellings_of_a_folder_are_one_base(folder, tmp_path):
+    (tmp_path / "model").mkdir()
+    SessionLog(folder, base=str(tmp_path / "model")).add(Turn("q", "a"), {})
+    assert SessionLog.resume(folder, base=f"{tmp_path}/./model/") is not None
+
+
+def test_a_session_file_that_does_not_say_its_base_is_left_alone(folder):
+    for number, first in enumerate(("", "{half", "[1]", '{"base": 3}')):
+        (folder / f"{number}.jsonl").write_text(first)
+    assert SessionLog.resume(folder, base="pocket") is None
+    assert last_base(folder) == ""
 
 
 def test_resuming_takes_the_conversation_written_to_last(folder):
