@@ -1,11 +1,13 @@
 """Material is detected, counted and refused as promised."""
 
 import json
+import shutil
 
 import pytest
 
 from adaptive_moe.errors import DataError, NoUsableRowsError
-from adaptive_moe.training.material import read_material
+from adaptive_moe.pocket import load_questions, pack_names, pack_path
+from adaptive_moe.training.material import question_key, read_material
 
 QUESTION, ANSWER = "How deep is the lake?", "Forty metres."
 SHAPES = {
@@ -186,6 +188,21 @@ def test_held_out_questions_cannot_be_trained_on(tmp_path):
     )
     with pytest.raises(DataError, match=r"mine\.jsonl, row 2"):
         read_material([sneaky])
+
+
+@pytest.mark.parametrize("pack", pack_names())
+def test_the_shipped_questions_are_reserved_wherever_the_documents_lie(tmp_path, pack):
+    document = next((pack_path(pack) / "documents").glob("*.md"))
+    shutil.copy(document, tmp_path / "copy.md")
+    questions = load_questions(pack)
+    material = read_material([tmp_path / "copy.md"])
+    assert {question_key(item.question) for item in questions} <= material.reserved
+
+    rows = write_jsonl(
+        tmp_path / "rows.jsonl", [{"prompt": questions[-1].question, "completion": "x"}]
+    )
+    with pytest.raises(DataError, match=r"rows\.jsonl, row 1: .*held out"):
+        read_material([rows])
 
 
 def test_the_digest_depends_on_content_not_on_place(tmp_path):
