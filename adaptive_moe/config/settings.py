@@ -10,7 +10,14 @@ MIB = 1024 * 1024
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
 RankStrategy = Literal[
-    "fixed", "linear_decay", "linear_growth", "attention_heavy", "mlp_heavy", "random", "gradient"
+    "fixed",
+    "linear_decay",
+    "linear_growth",
+    "attention_heavy",
+    "mlp_heavy",
+    "random",
+    "gradient",
+    "empirical",  # another name for gradient
 ]
 _DTYPES: dict[object, str | None] = {
     "auto": None,

@@ -31,7 +31,7 @@ from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import gradient_importance
 from adaptive_moe.training.interruption import interruptible
 from adaptive_moe.training.material import read_material
-from adaptive_moe.training.ranks import RankPlan, plan_ranks
+from adaptive_moe.training.ranks import MEASURED, RankPlan, plan_ranks
 from adaptive_moe.training.splits import split_examples
 from adaptive_moe.training.synthesis import Example, synthesise
 from adaptive_moe.training.trainer import train_lora
@@ -191,7 +191,7 @@ class Grower:
         self, layers: tuple[LinearLayer, ...], settings: TrainingSettings, train: Sequence[Example]
     ) -> RankPlan:
         importance = None
-        if settings.ranks == "gradient" and train:
+        if settings.ranks in MEASURED and train:
             importance = gradient_importance(
                 self._answerer.language_model,
                 layers,

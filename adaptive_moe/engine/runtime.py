@@ -39,7 +39,7 @@ from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.models.loading import load_base
 from adaptive_moe.models.memory import device_memory, peak_rss_bytes, resident_bytes
-from adaptive_moe.training.ranks import RankPlan
+from adaptive_moe.training.ranks import MEASURED, RankPlan
 
 LEDGER_FILE = "gaps.sqlite"
 
@@ -255,10 +255,10 @@ class AdaptiveMoE:
         """
         paths = () if data is None else as_paths(data)
         settings = self._training(ranks, rank)
-        if settings.ranks == "gradient" and not paths:
+        if settings.ranks in MEASURED and not paths:
             raise ConfigurationError(
-                "ranks gradient are measured on training material; name it (data, or --data on "
-                "the command line), or choose another strategy"
+                f"ranks {settings.ranks} are measured on training material; name it (data, or --data "
+                "on the command line), or choose another strategy"
             )
         return self._grower.plan(paths, settings)
 

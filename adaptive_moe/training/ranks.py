@@ -14,6 +14,9 @@ from adaptive_moe.training.budget import fill_budget
 
 ScalingRule = Literal["rslora", "alpha_over_r", "const"]
 
+MEASURED = frozenset({"gradient", "empirical"})
+"""Two names of the strategy that needs importance measured on training material."""
+
 _KAPPA = 2.0  # how much more rank the favoured half gets in attention_heavy and mlp_heavy
 _TEMPER = 0.5  # exponent on measured importance: raw gradient norms are too peaked to be ranks
 _IMPORTANCE_BOUNDS = (0.25, 4.0)  # of the tempered importance, relative to the reference rank

@@ -7,7 +7,7 @@ import pytest
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.engine.events import TrainingStep
-from adaptive_moe.errors import TrainingInterruptedError
+from adaptive_moe.errors import ConfigurationError, TrainingInterruptedError
 from tests.support.tiny_models import save_tiny
 
 STEPS = 3
@@ -69,6 +69,16 @@ def grow(moe, rows, watcher):
     return moe.train_expert(
         "colours", [rows], force=True, listener=watcher.listen, cancelled=watcher.cancelled
     )
+
+
+def test_empirical_is_another_name_for_gradient(open_runtime, rows):
+    with open_runtime("store") as moe:
+        one, other = (moe.plan_expert([rows], ranks=name) for name in ("gradient", "empirical"))
+        assert one.ranks == other.ranks
+        assert len(set(one.ranks.values())) > 1
+        assert (one.strategy, other.strategy) == ("gradient", "empirical")
+        with pytest.raises(ConfigurationError, match="empirical are measured on training material"):
+            moe.plan_expert(ranks="empirical")
 
 
 def test_the_gate_stops_between_any_two_batches_and_the_same_order_goes_on(open_runtime, rows):
