@@ -31,11 +31,13 @@ def ask(
     text = sys.stdin.read(MAX_PROMPT_CHARACTERS) if prompt == "-" else prompt
     if not text.strip():
         raise EmptyPromptError("the prompt is empty; write a question after `ask`")
+    from adaptive_moe.cli.background import tell_queue
     from adaptive_moe.cli.engine import open_engine
     from adaptive_moe.cli.render import answer_parts, why_parts
 
     with open_engine(terminal) as moe:
         answer = moe.generate(text, experts=experts)
+        tell_queue(terminal, moe)
     parts = answer_parts(answer)
     terminal.finish(answer.to_dict(), *parts, *(why_parts(answer) if why else ()))
     return 0

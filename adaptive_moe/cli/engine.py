@@ -12,19 +12,22 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def open_engine(terminal: Terminal) -> Iterator["AdaptiveMoE"]:
-    """The runtime for the terminal's settings; says on stderr that it loads."""
+def open_engine(terminal: Terminal, *, background: bool = False) -> Iterator["AdaptiveMoE"]:
+    """The runtime for the terminal's settings; says on stderr that it loads.
+
+    With `background` it fills queued gaps meanwhile, if `gaps.on_verified` is train.
+    """
     with terminal.working(f"loading {terminal.settings.base.id}"):
-        moe = _load(terminal)
+        moe = _load(terminal, background=background)
     with moe:
         yield moe
 
 
-def _load(terminal: Terminal) -> "AdaptiveMoE":
+def _load(terminal: Terminal, *, background: bool) -> "AdaptiveMoE":
     if not terminal.debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from adaptive_moe.engine.runtime import AdaptiveMoE
 
-    return AdaptiveMoE.from_settings(terminal.settings)
+    return AdaptiveMoE.from_settings(terminal.settings, background=background)

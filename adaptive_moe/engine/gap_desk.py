@@ -3,30 +3,49 @@
 import logging
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import final
 
+from filelock import FileLock, Timeout
+
 from adaptive_moe.config.settings import GapSettings, TrainingSettings
-from adaptive_moe.engine.events import Answer
+from adaptive_moe.engine.background import News, Worker
+from adaptive_moe.engine.events import Answer, ExpertReady, TrainingStep
 from adaptive_moe.engine.evidence import relevant_files
 from adaptive_moe.engine.growing import Grower
-from adaptive_moe.engine.orders import Listener, TrainingOrder, TrainingOutcome
+from adaptive_moe.engine.orders import (
+    Listener,
+    TrainingEstimate,
+    TrainingOrder,
+    TrainingOutcome,
+)
 from adaptive_moe.engine.shelf import Expert
-from adaptive_moe.errors import AdaptiveMoEError, GapError, TrainingInterruptedError
+from adaptive_moe.errors import (
+    AdaptiveMoEError,
+    GapError,
+    GapStateError,
+    TrainingInterruptedError,
+)
 from adaptive_moe.experts.store import RESERVED_NAMES
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import Gap
-from adaptive_moe.gaps.states import GapState
+from adaptive_moe.gaps.states import IN_TRAINING, GapState
 
 logger = logging.getLogger(__name__)
 
 _NAME_LENGTH = 40
+_PATIENCE_SECONDS = 5.0  # before the worker asks again whether another process has finished
 
 
 @final
 class GapDesk:
-    """The gap ledger of one runtime, and the one training at a time that fills it."""
+    """The gap ledger of one runtime, and the one training at a time that fills it.
+
+    `lock` is a file that every process training for this ledger holds meanwhile. Without
+    `background` gaps are queued all the same, for a runtime that has it.
+    """
 
     def __init__(
         self,
@@ -36,19 +55,27 @@ class GapDesk:
         training: TrainingSettings,
         *,
         experts: Mapping[str, Expert],
+        lock: Path,
+        background: bool,
     ) -> None:
         self._detector = detector
         self._grower = grower
         self._settings = settings
         self._training = training
         self._experts = experts
-        self._stopping = threading.Event()
+        self._is_background = background
         self._filling = threading.Lock()
-        self._worker: threading.Thread | None = None
+        self._file_lock = FileLock(lock, thread_local=False)
+        self._news = News()
+        self._worker = Worker(self._fill_queued)
 
     def list(self) -> tuple[Gap, ...]:
         """All gaps of this base, newest change first."""
         return self._detector.list()
+
+    def queued(self) -> tuple[Gap, ...]:
+        """The gaps that wait for a training, oldest first."""
+        return self._detector.queued()
 
     def show(self, gap_id: int) -> Gap:
         """One gap with its evidence. Raises UnknownGapError."""
@@ -71,7 +98,18 @@ class GapDesk:
         if answer.observation is None:
             raise GapError("this answer was never noted in the gap ledger; judge one of generate's")
         observation_id = self._detector.find(answer.observation)
-        return self._detector.outcome(observation_id, correct=correct, origin="feedback")
+        gap = self._detector.outcome(observation_id, correct=correct, origin="feedback")
+        if gap is not None:
+            self.react(gap)
+        return gap
+
+    def estimate(self, gap_id: int, data: Sequence[Path | str] | None = None) -> TrainingEstimate:
+        """What filling a gap would take, from a few steps that are thrown away.
+
+        Raises GapError where `fill` would find no material.
+        """
+        files = relevant_files(self.show(gap_id).prompts, self._material(gap_id, data))
+        return self._grower.estimate(files, self._training, limit=None)
 
     def fill(
         self,
@@ -84,16 +122,12 @@ class GapDesk:
     ) -> TrainingOutcome:
         """Train an expert for a gap from `data`, else from the configured `gaps.sources`.
 
-        Raises GapError when there is no material or it says nothing about the gap's prompts;
-        then nothing is trained and the gap stays where it was.
+        Raises GapError when there is no material, when it says nothing about the gap's prompts,
+        or while another process trains; then nothing is trained and the gap stays where it was.
         """
-        gap = self.show(gap_id)
-        sources = tuple(Path(path) for path in data or self._settings.sources)
-        if not sources:
-            raise GapError(
-                f"gap {gap_id} has no material: name files with --data, or set gaps.sources"
-            )
-        with self._filling:
+        sources = self._material(self.show(gap_id).id, data)
+        with self._alone():
+            gap = self.show(gap_id)
             files = relevant_files(gap.prompts, sources)
             if gap.state is not GapState.QUEUED:
                 self._detector.transition(
@@ -102,43 +136,91 @@ class GapDesk:
             return self._train(gap, files, name=name, listener=listener, cancelled=cancelled)
 
     def react(self, gap: Gap) -> None:
-        """A gap changed: with `on_verified: train` a verified one is queued for the worker."""
-        if gap.state is GapState.VERIFIED and self._settings.on_verified == "train":
-            self._detector.transition(gap.id, GapState.QUEUED, "gaps.on_verified is train")
-            self._start_worker()
+        """With `on_verified: train` a verified gap is queued, and a queued one wakes the worker."""
+        if self._settings.on_verified != "train":
+            return
+        if gap.state is GapState.VERIFIED:
+            with suppress(GapStateError):  # another thread was faster
+                self._detector.transition(gap.id, GapState.QUEUED, "gaps.on_verified is train")
+        if gap.state in (GapState.VERIFIED, GapState.QUEUED) and self._is_background:
+            self._worker.wake()
+
+    def resume(self) -> None:
+        """Go on with what an earlier runtime left queued or in training; for the start of one."""
+        waiting = {GapState.QUEUED, *IN_TRAINING}
+        if (
+            self._is_background
+            and self._settings.on_verified == "train"
+            and any(gap.state in waiting for gap in self._detector.list())
+        ):
+            self._worker.wake()
+
+    def events(self) -> tuple[TrainingStep | ExpertReady, ...]:
+        """What the worker did since the last call, as `AdaptiveMoE.stream` tells it; no waiting.
+
+        Each event is handed out once, and of steps that nobody took in time only the latest.
+        """
+        return self._news.take()
 
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Wait for a background training; false when it is still running at the end."""
-        worker = self._worker
-        if worker is not None:
-            worker.join(timeout_seconds)
-        return worker is None or not worker.is_alive()
+        return self._worker.wait(timeout_seconds)
 
     def close(self) -> None:
-        """Stop a background training at its next step and wait for it."""
-        self._stopping.set()
-        self.wait()
+        """Stop a background training at its next step and wait for it; its gap stays queued."""
+        self._worker.stop()
 
-    def _start_worker(self) -> None:
-        if self._worker is None or not self._worker.is_alive():
-            self._worker = threading.Thread(target=self._work, name="gap-filling", daemon=True)
-            self._worker.start()
+    def _material(self, gap_id: int, data: Sequence[Path | str] | None) -> tuple[Path, ...]:
+        sources = tuple(Path(path) for path in data or self._settings.sources)
+        if not sources:
+            raise GapError(
+                f"gap {gap_id} has no material: name files with --data, or set gaps.sources"
+            )
+        return sources
 
-    def _work(self) -> None:
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Be the only one who trains for this ledger, in any thread or process; GapError."""
+        with self._filling:
+            try:
+                self._file_lock.acquire(timeout=0.0)
+            except Timeout as error:
+                raise _BusyError(
+                    "another process is training for this gap ledger; wait until it is done"
+                ) from error
+            try:
+                yield
+            finally:
+                self._file_lock.release()
+
+    def _fill_queued(self) -> None:
         """Fill queued gaps one after the other until none may start."""
+        goes_on = True
+        while goes_on and not self._worker.is_stopping():
+            try:
+                with self._alone():
+                    goes_on = self._fill_next()
+            except _BusyError as error:
+                logger.info("%s", error)
+                self._worker.rest(_PATIENCE_SECONDS)
+
+    def _fill_next(self) -> bool:
+        """Fill the next queued gap; false when none may start."""
         self._detector.requeue_interrupted()
-        while not self._stopping.is_set():
-            following = self._detector.next_to_train(experts=len(self._experts))
-            logger.info("next training: %s", following.reason)
-            if following.gap is None:
-                return
-            with self._filling:
-                self._fill_by_itself(following.gap)
+        following = self._detector.next_to_train(experts=len(self._experts))
+        logger.info("next training: %s", following.reason)
+        if following.gap is not None:
+            self._fill_by_itself(following.gap)
+        return following.gap is not None
 
     def _fill_by_itself(self, gap: Gap) -> None:
         try:
             files = relevant_files(gap.prompts, self._settings.sources)
-            self._train(gap, files, cancelled=self._stopping.is_set)
+            self._train(gap, files, listener=self._news.tell, cancelled=self._worker.is_stopping)
+        except TrainingInterruptedError as error:
+            logger.info("gap %d stays queued: %s", gap.id, error)
+        except GapStateError as error:
+            logger.warning("gap %d was changed by somebody else: %s", gap.id, error)
         except GapError as error:
             logger.warning("gap %d is not filled: %s", gap.id, error)
             self._detector.transition(gap.id, GapState.REJECTED, str(error))
@@ -191,3 +273,7 @@ class GapDesk:
             for name in (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
             if name not in taken and name not in RESERVED_NAMES
         )
+
+
+class _BusyError(GapError):
+    """Another process trains."""

@@ -51,7 +51,14 @@ class AdaptiveMoE:
     Calls from several threads wait for each other at the model.
     """
 
-    def __init__(self, language_model: LanguageModel, store: Store, settings: Settings) -> None:
+    def __init__(
+        self,
+        language_model: LanguageModel,
+        store: Store,
+        settings: Settings,
+        *,
+        background: bool = True,
+    ) -> None:
         self.language_model = language_model
         self.store = store
         self.settings = settings
@@ -90,9 +97,16 @@ class AdaptiveMoE:
         judge = Judge(self._answerer, settings.router, folder=cache_folder)
         self._grower = Grower(self._answerer, store, states, judge)
         self.gaps = GapDesk(
-            detector, self._grower, settings.gaps, settings.training, experts=self._shelf
+            detector,
+            self._grower,
+            settings.gaps,
+            settings.training,
+            experts=self._shelf,
+            lock=Path(f"{settings.gaps.ledger or store.root / LEDGER_FILE}.training.lock"),
+            background=background,
         )
         self.router = RouterDesk(self._answerer, settings.router)
+        self.gaps.resume()
 
     @classmethod
     def from_pretrained(
@@ -122,12 +136,12 @@ class AdaptiveMoE:
         return cls.from_settings(amend(settings, chosen, name="settings"))
 
     @classmethod
-    def from_settings(cls, settings: Settings) -> "AdaptiveMoE":
-        """A runtime as the settings describe it."""
+    def from_settings(cls, settings: Settings, *, background: bool = True) -> "AdaptiveMoE":
+        """A runtime as the settings describe it; without `background` it only queues trainings."""
         language_model = load_base(settings.base)
         store = Store(settings.store or default_store_path())
         try:
-            return cls(language_model, store, settings)
+            return cls(language_model, store, settings, background=background)
         except BaseException:
             store.close()
             raise
@@ -208,10 +222,12 @@ class AdaptiveMoE:
     ) -> Iterator[Event]:
         """The events of one answer as they happen; the last is `Finished`.
 
+        Among them are those of a training in the background, as far as nobody took them yet.
         When `stop` begins to return true, decoding ends and the partial answer is finished.
         """
         request = self._request(generation, experts, attribution=attribution, seed=seed, stop=stop)
         for _, event in self._answerer.answer([checked_prompt(prompt)], request):
+            yield from self.gaps.events()
             if isinstance(event, Answered):
                 answer, found = self._watched(event, prompt)
                 if found is not None:
@@ -342,7 +358,5 @@ class AdaptiveMoE:
         if gap is None:
             return answer, None
         answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
-        if not changed:
-            return answer, None
         self.gaps.react(gap)
-        return answer, GapFound(gap)
+        return answer, GapFound(gap) if changed else None

@@ -9,6 +9,7 @@ from adaptive_moe.gaps.evidence import Count
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
 
+INTERRUPTED = "its training was interrupted"  # by a process that ended without a word
 _DAY = timedelta(days=1)
 
 
@@ -57,12 +58,17 @@ def choose_training(
 
 
 def minutes_trained(history: Sequence[Transition], *, now: datetime) -> float:
-    """Minutes a gap spent in training and evaluation within the 24 hours before `now`."""
+    """Minutes a gap spent in training and evaluation within the 24 hours before `now`.
+
+    A training whose process died counts nothing: nobody knows when that was.
+    """
     total = 0.0
     for place, step in enumerate(history):
         if step.after not in IN_TRAINING:
             continue
         later = history[place + 1 :]
+        if later and later[0].reason == INTERRUPTED:
+            continue
         end = _when(later[0]) if later else now.astimezone(UTC)
         start = max(_when(step), now.astimezone(UTC) - _DAY)
         total += max((end - start).total_seconds(), 0.0) / 60.0

@@ -7,7 +7,7 @@ from typing import final
 
 from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.errors import GapError
-from adaptive_moe.gaps.budget import NextTraining, choose_training
+from adaptive_moe.gaps.budget import INTERRUPTED, NextTraining, choose_training
 from adaptive_moe.gaps.clusters import unit
 from adaptive_moe.gaps.evidence import Cause, Count, Observation, Origin
 from adaptive_moe.gaps.explanation import explain
@@ -166,9 +166,7 @@ class GapDetector:
         """Queue again what was in training when its process ended; for the start of a worker."""
         with self._ledger.transaction():
             return tuple(
-                self._progress.compose(
-                    self._progress.enter(gap, GapState.QUEUED, "its training was interrupted")
-                )
+                self._progress.compose(self._progress.enter(gap, GapState.QUEUED, INTERRUPTED))
                 for gap in self._ledger.gaps(self._base_id)
                 if gap.state in IN_TRAINING
             )

@@ -1,0 +1,65 @@
+"""What is told of trainings that go on behind a conversation: quietly, between two replies."""
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, final
+
+from rich.text import Text
+
+from adaptive_moe.cli.progress import figures
+from adaptive_moe.cli.safe_text import clean_line
+from adaptive_moe.cli.terminal import Terminal
+
+if TYPE_CHECKING:
+    from adaptive_moe.engine.events import Event, ExpertReady, TrainingStep
+    from adaptive_moe.engine.runtime import AdaptiveMoE
+
+
+@final
+class BackgroundNotes:
+    """Keeps the news of a training until there is room for a line."""
+
+    def __init__(self) -> None:
+        self._step: TrainingStep | None = None
+        self._ready: list[ExpertReady] = []
+
+    def take(self, event: "Event") -> None:
+        """Note a training's step or verdict; other events are left alone."""
+        from adaptive_moe.engine.events import ExpertReady, TrainingStep
+
+        if isinstance(event, TrainingStep):
+            self._step = event
+        elif isinstance(event, ExpertReady):
+            self._step = None
+            self._ready.append(event)
+
+    def tell(self, terminal: Terminal, news: "Iterable[Event]" = (), *, steps: bool) -> None:
+        """One line on stderr for each verdict and, with `steps`, for how far a training is."""
+        for event in news:
+            self.take(event)
+        for ready in self._ready:
+            terminal.err.print(_verdict(ready))
+        if self._step is not None and steps:
+            told = f"training {clean_line(self._step.expert)} {figures(self._step.progress)}"
+            terminal.note(told)
+        self._step = None
+        self._ready = []
+
+
+def tell_queue(terminal: Terminal, moe: "AdaptiveMoE") -> None:
+    """On leaving: stop a training in the background, and say that its gap is not lost."""
+    if terminal.settings.gaps.on_verified != "train":
+        return
+    moe.gaps.close()
+    queued = moe.gaps.queued()
+    if queued:
+        which = ", ".join(f"gap {gap.id} ({clean_line(gap.label)})" for gap in queued)
+        terminal.note(
+            f"Queued: {which}. The next `chat` trains it; so does `gaps fill {queued[0].id}`."
+        )
+
+
+def _verdict(ready: "ExpertReady") -> Text:
+    name = f"{clean_line(ready.expert)} v{ready.version}"
+    if ready.status == "active":
+        return Text(f"Expert {name} is ready and answers from now on.", style="green")
+    return Text(f"Expert {name} did not pass the gate: {clean_line(ready.reason)}", style="dim")

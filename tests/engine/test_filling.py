@@ -1,0 +1,132 @@
+"""What the worker does by itself: go on after a restart, one at a time, and tell about it."""
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pytest
+from filelock import FileLock
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.engine.events import ExpertReady, Finished, TrainingStep
+from adaptive_moe.engine.runtime import LEDGER_FILE
+from adaptive_moe.errors import GapError
+from adaptive_moe.gaps.detector import GapDetector
+from adaptive_moe.gaps.evidence import Observation
+from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.gaps.states import GapState
+from adaptive_moe.models.loading import load_language_model
+from tests.flows.lighthouses import ISLES, settings, write_material
+
+QUICK = ("training.max_steps=4", "training.evaluate_every=4", "training.guard_prompts=0")
+
+
+@pytest.fixture(scope="module")
+def base_id():
+    return load_language_model("pocket").base_id
+
+
+@pytest.fixture
+def earlier(tmp_path, base_id):
+    """Leaves a gap about lighthouses in the store as an earlier process would have."""
+
+    def leave(*states, when=None):
+        (tmp_path / "store").mkdir(exist_ok=True)
+        clock = (lambda: when) if when else (lambda: datetime.now(UTC))
+        with GapLedger(tmp_path / "store" / LEDGER_FILE, clock=clock) as ledger:
+            detector = GapDetector(ledger, settings(tmp_path).gaps, base_id=base_id)
+            gap = None
+            for light in list(ISLES)[:4]:
+                prompt = f"Which keeper does {light} have?"
+                vector = np.ones(8)
+                seen = Observation(prompt, "?", 0.1, True, None, vector, "s")
+                gap = detector.observe(seen).gap
+            for state in states:
+                detector.transition(gap.id, state, "earlier", by_person=True)
+            return gap.id
+
+    return leave
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """A runtime that fills by itself, with material about lighthouses."""
+    material = write_material(tmp_path / "material")
+
+    def start(*overrides, **more):
+        chosen = ["gaps.on_verified=train", f"gaps.sources=[{material}]", *QUICK, *overrides]
+        return AdaptiveMoE.from_settings(settings(tmp_path, *chosen), **more)
+
+    return start
+
+
+def steps(moe, gap_id):
+    return [str(step.after) for step in moe.gaps.show(gap_id).history]
+
+
+def train_a_step(moe):
+    while not any(isinstance(event, TrainingStep) for event in moe.gaps.events()):
+        assert not moe.gaps.wait(timeout_seconds=0.2)
+
+
+@pytest.mark.parametrize("left", [["QUEUED"], ["QUEUED", "TRAINING"]], ids=["queued", "killed"])
+def test_opening_goes_on_with_what_was_left(earlier, opened, tmp_path, left):
+    (tmp_path / "other.md").write_text("# Bread\n\nThe baker of bread is called Anna.\n")
+    # A process that died in training two hours ago has not used up the hour a day.
+    gap_id = earlier(*map(GapState, left), when=datetime.now(UTC) - timedelta(hours=2))
+    with opened(f"gaps.sources=[{tmp_path / 'other.md'}]") as moe:
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        gap = moe.gaps.show(gap_id)
+    assert [str(step.after) for step in gap.history[-2:]] == ["QUEUED", "REJECTED"]
+    assert "the material says nothing about" in gap.reason
+
+
+def test_closing_in_the_midst_keeps_the_gap_queued_and_the_next_runtime_goes_on(earlier, opened):
+    gap_id = earlier(GapState.QUEUED)
+    endless = ("training.max_steps=100000", "training.evaluate_every=100000")
+    with opened(*endless) as moe:
+        train_a_step(moe)
+        moe.gaps.close()
+        assert [gap.id for gap in moe.gaps.queued()] == [gap_id]
+        assert steps(moe, gap_id)[-2:] == ["TRAINING", "QUEUED"]
+    with opened(*endless) as moe:
+        train_a_step(moe)
+        assert steps(moe, gap_id)[-2:] == ["QUEUED", "TRAINING"]
+
+
+def test_without_background_or_train_nothing_starts(earlier, opened):
+    gap_id = earlier(GapState.QUEUED)
+    for more in ({"background": False}, {}):
+        overrides = [] if more else ["gaps.on_verified=ask"]
+        with opened(*overrides, **more) as moe:
+            assert moe.gaps.wait(timeout_seconds=0.0)
+            assert steps(moe, gap_id) == ["QUEUED"]
+
+
+def test_two_processes_do_not_train_for_one_ledger(earlier, opened, tmp_path, caplog):
+    caplog.set_level(logging.INFO, logger="adaptive_moe.engine.gap_desk")
+    gap_id = earlier(GapState.QUEUED, GapState.TRAINING)
+    other = FileLock(tmp_path / "store" / f"{LEDGER_FILE}.training.lock")
+    with other, opened() as moe:
+        assert not moe.gaps.wait(timeout_seconds=1.0)
+        assert moe.gaps.show(gap_id).state is GapState.TRAINING  # the other's, left alone
+        with pytest.raises(GapError, match="another process is training"):
+            moe.gaps.fill(gap_id)
+    assert "another process is training" in caplog.text
+
+
+def test_a_stream_tells_what_the_worker_does_without_waiting_for_it(earlier, opened):
+    earlier(GapState.QUEUED)
+    with opened() as moe:
+        events = []
+        while not moe.gaps.wait(timeout_seconds=0.0):
+            events += moe.stream("What is the capital of France?")
+        events += moe.stream("What is the capital of France?")
+        later = list(moe.stream("What is the capital of France?"))
+    progress = [event.progress.step for event in events if isinstance(event, TrainingStep)]
+    (ready,) = (event for event in events if isinstance(event, ExpertReady))
+    assert progress == sorted(set(progress))
+    assert progress[-1] == 4
+    assert ready.status == "rejected"
+    assert isinstance(events[-1], Finished)
+    assert not any(isinstance(event, TrainingStep | ExpertReady) for event in later)
