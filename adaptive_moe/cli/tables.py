@@ -82,9 +82,9 @@ def record_values(record: "ExpertRecord", *, serving: bool | None = None) -> dic
 
 
 def gaps_table(gaps: Sequence["Gap"]) -> Table:
-    """One row per gap: how far it has come, and on what evidence."""
+    """One row per gap: how far it has come, on what evidence, and when it last moved."""
     table = _table(
-        "id", "state", "about", "prompts", "wrong/checked", "at least", "expert", "since"
+        "id", "state", "about", "prompts", "wrong/checked", "at least", "expert", "changed"
     )
     for gap in gaps:
         table.add_row(
@@ -95,7 +95,7 @@ def gaps_table(gaps: Sequence["Gap"]) -> Table:
             f"{gap.failures}/{gap.failures + gap.successes}",
             f"{gap.lower_bound:.0%} wrong",
             clean_line(gap.expert or ""),
-            clean_line(gap.opened[:10]),
+            clean_line(gap.changed[:10]),
         )
     return table
 

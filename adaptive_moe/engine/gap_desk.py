@@ -71,7 +71,8 @@ class GapDesk:
 
     def list(self) -> tuple[Gap, ...]:
         """All gaps of this base, newest change first."""
-        return self._detector.list()
+        gaps = self._detector.list()
+        return tuple(sorted(gaps, key=lambda gap: (gap.changed, gap.id), reverse=True))
 
     def queued(self) -> tuple[Gap, ...]:
         """The gaps that wait for a training, oldest first."""
