@@ -28,6 +28,8 @@ def chat(
 ) -> int:
     """Talk; /help lists what else it can do. Without a terminal: a line in, an answer out."""
     parse_route(route)
+    terminal = _asking(terminal)
+    from adaptive_moe.cli.background import tell_queue
     from adaptive_moe.cli.chat_commands import complete
     from adaptive_moe.cli.chat_log import sessions_folder, state_folder
     from adaptive_moe.cli.conversation import Conversation
@@ -36,7 +38,7 @@ def chat(
 
     interactive = sys.stdin.isatty() and sys.stdout.isatty() and not terminal.as_json
     sessions, history = sessions_folder(), state_folder() / "history"
-    with open_engine(terminal) as moe:
+    with open_engine(terminal, background=True) as moe:
         talk = Conversation(terminal, moe, sessions, route=route, interactive=interactive)
         if resume:
             talk.resume()
@@ -44,10 +46,20 @@ def chat(
             history, words=lambda words: complete(talk, words), interactive=interactive
         )
         talk.reader = reader
-        return _converse(talk, reader)
+        _converse(talk, reader)
+        tell_queue(terminal, moe)
+    return 0
 
 
-def _converse(talk: "Conversation", reader: "LineReader") -> int:
+def _asking(terminal: Terminal) -> Terminal:
+    """In a conversation verified gaps are offered for training, unless the settings say else."""
+    gaps = terminal.settings.gaps
+    if "on_verified" in gaps.model_fields_set:
+        return terminal
+    return terminal.with_settings(gaps=gaps.model_copy(update={"on_verified": "ask"}))
+
+
+def _converse(talk: "Conversation", reader: "LineReader") -> None:
     """Read, answer, repeat, until Ctrl-D or /exit."""
     talk.greet()
     while True:
@@ -59,7 +71,6 @@ def _converse(talk: "Conversation", reader: "LineReader") -> int:
                 raise
             talk.terminal.note("Ctrl-D or /exit leaves.")
     talk.farewell()
-    return 0
 
 
 def _take_turn(talk: "Conversation", reader: "LineReader") -> bool:
@@ -67,6 +78,7 @@ def _take_turn(talk: "Conversation", reader: "LineReader") -> bool:
     from adaptive_moe.cli.chat_commands import obey
     from adaptive_moe.cli.line_editor import read_message
 
+    talk.tell_news()
     try:
         text = read_message(reader)
     except EOFError:

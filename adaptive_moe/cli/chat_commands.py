@@ -131,6 +131,8 @@ def _judge(talk: "Conversation", *, correct: bool) -> None:
     gap = talk.moe.gaps.feedback(talk.last, correct=correct)
     told = "Noted." if gap is None else f"Noted; gap {gap.id} is {str(gap.state).lower()}."
     talk.terminal.show(told)
+    if gap is not None:
+        talk.offer(gap)
 
 
 def _new(talk: "Conversation", _words: Sequence[str]) -> None:

@@ -1,6 +1,6 @@
 """Training from inside a conversation: always asked for, never started by what the model said."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +11,7 @@ from adaptive_moe.errors import ConfigurationError, DataError, GapError
 
 if TYPE_CHECKING:
     from adaptive_moe.cli.conversation import Conversation
-    from adaptive_moe.engine.orders import TrainingOutcome
+    from adaptive_moe.engine.orders import TrainingEstimate, TrainingOutcome
     from adaptive_moe.gaps.ledger import Gap
 
 _CORRECTIONS = "corrections.jsonl"
@@ -45,18 +45,22 @@ def train(talk: "Conversation", words: Sequence[str]) -> None:
 
 
 def offer_to_fill(talk: "Conversation", gap: "Gap") -> None:
-    """A gap was just declared: say how to fill it, or ask when there is material."""
-    if talk.terminal.settings.gaps.on_verified == "train":
+    """A gap was just declared: what `gaps.on_verified` says happens, or is proposed."""
+    wish = talk.terminal.settings.gaps.on_verified
+    if wish == "train":
         talk.terminal.note("A training is queued; the expert answers once the gate accepts it.")
         return
-    if sources(talk) and talk.interactive:
+    if wish == "ask" and talk.interactive and sources(talk):
         try:
             _fill(talk, gap)
-        except DataError as error:
-            talk.terminal.note(f"The material at hand does not do: {error}")
+        except (DataError, GapError) as error:
+            talk.terminal.note(f"Nothing was trained: {error}")
         else:
             return
-    talk.terminal.note("/gap shows the evidence; /train NAME PATH teaches it.")
+    told = "/gap shows the evidence; /train NAME PATH teaches it."
+    if wish == "ask" and sources(talk):
+        told = "/gap shows the evidence; /train alone fills it from the material at hand."
+    talk.terminal.note(told)
 
 
 def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:
@@ -65,7 +69,7 @@ def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:
     check_name(name)
     if not paths:
         raise ConfigurationError("/train NAME PATH...: name the files or folders to learn from")
-    if _agreed(talk, paths, f"Train {name}"):
+    if _agreed(talk, paths, f"Train {name}", lambda: talk.moe.estimate_expert(paths)):
         _finish(
             talk,
             train_with_bar(
@@ -81,7 +85,8 @@ def _fill(talk: "Conversation", gap: "Gap") -> None:
     paths = sources(talk)
     if not paths:
         raise GapError(f"there is no material for gap {gap.id}; /train NAME PATH names some")
-    if _agreed(talk, paths, f"Train an expert for gap {gap.id} ({gap.label})"):
+    what = f"Train an expert for gap {gap.id} ({gap.label})"
+    if _agreed(talk, paths, what, lambda: talk.moe.gaps.estimate(gap.id, paths)):
         _finish(
             talk,
             train_with_bar(
@@ -93,12 +98,17 @@ def _fill(talk: "Conversation", gap: "Gap") -> None:
         )
 
 
-def _agreed(talk: "Conversation", paths: Sequence[Path], what: str) -> bool:
+def _agreed(
+    talk: "Conversation",
+    paths: Sequence[Path],
+    what: str,
+    measure: "Callable[[], TrainingEstimate]",
+) -> bool:
     """Ask first, with an estimate of what it takes."""
     if not talk.interactive:
         return True
     with talk.terminal.working("estimating"):
-        estimate = talk.moe.estimate_expert(paths)
+        estimate = measure()
     where = ", ".join(str(path) for path in paths)
     talk.terminal.note(
         f"{what} on {where}: {estimate.examples:,} examples, at most {estimate.steps:,} steps, "

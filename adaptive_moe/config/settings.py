@@ -94,7 +94,9 @@ class GapSettings(Section):
     """When repeated failure becomes a declared gap, and what happens then."""
 
     on_verified: Literal["record", "ask", "train"] = Field(
-        "record", description="record: only list it; ask: propose; train: queue a training"
+        "record",
+        description="record: only list it; ask: propose, as chat does when nothing is set; train: "
+        "queue a training",
     )
     sources: tuple[Path, ...] = Field((), description="material that may fill gaps")
     min_prompts: int = Field(8, ge=2, description="distinct prompts before a gap is declared")

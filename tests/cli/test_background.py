@@ -1,0 +1,190 @@
+"""Verified gaps and trainings in the background, as `ask` and `chat` tell of them."""
+
+import io
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from adaptive_moe.cli.conversation import Conversation
+from adaptive_moe.cli.terminal import Terminal
+from adaptive_moe.config.settings import GapSettings, Settings
+from adaptive_moe.engine.events import ExpertReady, Finished, GapFound, TrainingStep
+from adaptive_moe.engine.orders import TrainingEstimate
+from adaptive_moe.engine.runtime import LEDGER_FILE
+from adaptive_moe.errors import GapError
+from adaptive_moe.experts.store import Store
+from adaptive_moe.gaps.detector import GapDetector
+from adaptive_moe.gaps.evidence import Observation
+from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.gaps.states import GapState
+from adaptive_moe.models.loading import load_language_model
+from adaptive_moe.training.events import TrainingProgress
+from tests.cli.answers import answer
+from tests.cli.running import run
+from tests.flows.lighthouses import ISLES, write_material
+
+FRANCE = "What is the capital of France?"
+ESTIMATE = TrainingEstimate(800, 9, 75.0, 2**28, 120, 30, "documents", "recall", 4)
+
+
+def lighthouse_gap(detector, *, correct=None, topic="keeper"):
+    for light in list(ISLES)[:8]:
+        seen = Observation(
+            f"Which {topic} does {light} have?", "?", 0.1, True, topic, np.ones(4), "s"
+        )
+        noticed = detector.observe(seen)
+        if correct is not None:
+            detector.outcome(noticed.observation_id, correct=correct, origin="grade")
+    return detector.show(noticed.gap.id)
+
+
+class Speaker:
+    """An engine that says the given events, and a gap desk that only writes down what is asked."""
+
+    def __init__(self, *events, verdict=None):
+        self.said, self.gaps, self.filled = events, self, []
+        self.verdict = verdict
+
+    def stream(self, messages, *, experts, stop):
+        yield from self.said
+        yield Finished(answer("Paris", experts=(), low=False))
+
+    def events(self):
+        return ()
+
+    def estimate(self, gap_id, data):
+        if self.verdict is not None:
+            raise self.verdict
+        return ESTIMATE
+
+    def fill(self, gap_id, data, *, listener, cancelled):
+        self.filled.append((gap_id, data))
+        raise GapError("far enough for this test")
+
+
+@pytest.fixture
+def verified():
+    with GapLedger(":memory:") as ledger:
+        yield lighthouse_gap(GapDetector(ledger, GapSettings()), correct=False)
+
+
+def reply(tmp_path, speaker, wish="ask", answers="n"):
+    """What a person sees at a terminal."""
+    screen = io.StringIO()
+    console = Console(file=screen, markup=False, emoji=False, highlight=False, width=300)
+    gaps = GapSettings(on_verified=wish, sources=(Path("lights.md"),))
+    terminal = Terminal(Settings(gaps=gaps), as_json=False, debug=False, out=console, err=console)
+    talk = Conversation(terminal, speaker, tmp_path, route="auto", interactive=True)
+    talk.reader = lambda question: screen.write(question) and answers
+    talk.reply(FRANCE)
+    return screen.getvalue()
+
+
+def test_ask_offers_a_training_with_its_estimate_and_obeys(tmp_path, verified):
+    assert verified.state is GapState.VERIFIED
+    speaker = Speaker(GapFound(verified))
+    seen = reply(tmp_path, speaker, "ask", "n")
+    assert "120 examples, at most 800 steps, about 1:15, 256 MiB" in seen
+    assert "Start? [y/N]" in seen
+    assert speaker.filled == []
+    seen = reply(tmp_path, speaker, "ask", "y")
+    assert speaker.filled == [(verified.id, [Path("lights.md")])]
+    assert "Nothing was trained: far enough" in seen
+
+
+def test_ask_says_so_when_the_material_is_silent(tmp_path, verified):
+    speaker = Speaker(GapFound(verified), verdict=GapError("the material says nothing"))
+    seen = reply(tmp_path, speaker, "ask", "y")
+    assert "Nothing was trained: the material says nothing" in seen
+    assert speaker.filled == []
+
+
+@pytest.mark.parametrize(("wish", "told"), [("record", "/train NAME PATH"), ("train", "is queued")])
+def test_record_only_mentions_and_train_tells_that_it_queued(tmp_path, verified, wish, told):
+    speaker = Speaker(GapFound(verified))
+    seen = reply(tmp_path, speaker, wish, "y")
+    assert "is now verified" in seen
+    assert told in seen
+    assert "Start?" not in seen
+    assert speaker.filled == []
+
+
+def test_a_training_behind_the_talk_costs_a_line_a_reply(tmp_path):
+    steps = [TrainingProgress(step, 80, 1.5, 900.0, 7.0, 1e-3) for step in (38, 39, 40)]
+    seen = reply(tmp_path, Speaker(*(TrainingStep("lights", each) for each in steps)))
+    assert seen.count("training lights") == 1
+    assert "training lights 40/80" in seen
+    done = [ExpertReady("lights", 2, "active", ""), ExpertReady("tides", 1, "rejected", "no gain")]
+    seen = reply(tmp_path, Speaker(*(TrainingStep("lights", each) for each in steps), *done))
+    assert "Expert lights v2 is ready and answers from now on." in seen
+    assert "Expert tides v1 did not pass the gate: no gain" in seen
+    assert "40/80" not in seen
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A store with one queued gap, and an older one that was dismissed after it."""
+    base_id = load_language_model("pocket").base_id
+    with Store(tmp_path / "store") as store:
+        store.create()
+    times = iter(datetime(2026, 1, 1, hour, tzinfo=UTC) for hour in range(24))
+    now = [next(times)]
+    with GapLedger(tmp_path / "store" / LEDGER_FILE, clock=lambda: now[0]) as ledger:
+        detector = GapDetector(ledger, GapSettings(), base_id=base_id)
+        older = lighthouse_gap(detector, topic="colour")
+        now[0] = next(times)
+        newer = lighthouse_gap(detector)
+        detector.transition(newer.id, GapState.QUEUED, "earlier", by_person=True)
+        now[0] = next(times)
+        detector.dismiss(older.id)
+    return tmp_path / "store"
+
+
+def states(store):
+    done = run("gaps", "list", "--store", store, "--json", "--set", "gaps.on_verified=train")
+    return [(gap["id"], gap["state"]) for gap in json.loads(done.stdout)["gaps"]]
+
+
+def test_gaps_are_listed_by_their_newest_change_first(store):
+    assert states(store) == [(1, "DISMISSED"), (2, "QUEUED")]
+    out = run("gaps", "list", "--store", store).stdout
+    assert out.index("DISMISSED") < out.index("QUEUED")
+    assert "changed" in out.splitlines()[0]
+
+
+@pytest.mark.parametrize("command", ["ask", "chat"])
+def test_leaving_keeps_a_queued_gap_and_says_so(store, tmp_path, command):
+    material = write_material(tmp_path / "material")
+    wishes = ["gaps.on_verified=train", f"gaps.sources=[{material}]", "training.max_steps=99999"]
+    options = [word for wish in wishes for word in ("--set", wish)]
+    words = ["ask", FRANCE] if command == "ask" else ["chat"]
+    done = run(*words, "--store", store, *options, stdin=f"{FRANCE}\n")
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("Paris")
+    (line,) = (line for line in done.stderr.splitlines() if "Queued:" in line)
+    assert "gap 2 (keeper)" in line
+    assert (2, "QUEUED") in states(store)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ([], "/train alone fills it from the material at hand"),
+        (["--set", "gaps.on_verified=record"], "/train NAME PATH teaches it"),
+    ],
+    ids=["nothing set", "record"],
+)
+def test_chat_asks_unless_told_otherwise(tmp_path, options, told):
+    material = write_material(tmp_path / "material")
+    options = ["--set", f"gaps.sources=[{material}]", *options]
+    lines = [
+        word for light in list(ISLES)[:12] for word in (f"Which keeper does {light} have?", "/new")
+    ]
+    done = run("chat", "--store", tmp_path / "s", *options, stdin="\n".join(lines))
+    assert "is now verified" in done.stderr
+    assert told in done.stderr
+    assert not any((tmp_path / "s").glob("objects/*"))
