@@ -1,10 +1,10 @@
 """Writes a trained or imported expert into its staged folder: weights, domain, rows, manifest."""
 
 import importlib.metadata
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from adaptive_moe.engine.states import StateReader
 from adaptive_moe.experts.adapter_files import ImportedAdapter, write_adapter
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.integration.sources import TrainingRow, write_rows
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
@@ -25,10 +26,9 @@ from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
 
-_DOMAIN_PROMPTS = 512  # training prompts that place an expert's domain
+_DOMAIN_PROMPTS = 1024  # training prompts that place an expert's domain
+_WORDINGS_KEPT = 6  # of one fact
 _KEPT_ROWS = 4096  # training rows that answers can be traced to
-
-Item = TypeVar("Item")
 
 
 def write_trained(
@@ -45,7 +45,7 @@ def write_trained(
 ) -> Trial:
     """All files of a trained expert but the gate's figures; the trial that the gate may ask.
 
-    `background` are states of prompts that the base was asked before, right or wrong.
+    `background` are states of prompts that are not this expert's: known ones and other experts'.
     """
     is_answer = settings.activation == "answer"
     modules = write_adapter(
@@ -55,15 +55,15 @@ def write_trained(
         header_ids=language_model.header_ids if is_answer else None,
         base_name=language_model.name,
     )
-    train, held_out = prepared.split.train, prepared.split.held_out
+    train, measured = prepared.split.train, prepared.split.selection
     domain = _place(name, train, states, whitening, background=background, seed=settings.seed)
     write_domain(folder / DOMAIN_FILE, domain)
-    kept = _evenly(list({(each.file, each.line, each.fact): each for each in train}.values()))
+    kept = evenly(_some_of_each(train), _KEPT_ROWS)
     rows = [TrainingRow(each.file, each.line, each.prompt[-1][1], each.answer) for each in kept]
     write_rows(folder, rows, whitening.apply(states([as_messages(each.prompt) for each in kept])))
     # Before the gate has spoken, an expert taught by examples counts as always better.
     is_recall = prepared.split.name == "recall"
-    right = round(result.exact_after * len(held_out)) if is_recall else len(held_out)
+    right = round(result.exact_after * len(measured)) if is_recall else len(measured)
     manifest = Manifest(
         base_id=language_model.base_id,
         numerics=language_model.numerics.to_dict(),
@@ -71,7 +71,7 @@ def write_trained(
         header_ids=language_model.header_ids if is_answer else (),
         modules=modules,
         data=_data_record(prepared),
-        gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: len(held_out)},
+        gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: len(measured)},
         training=_training_record(settings, result),
         versions=_versions(),
         seed=settings.seed,
@@ -120,7 +120,7 @@ def _place(
 
     Whole question forms are left out to size the domain, or whole sources where there are none.
     """
-    chosen = _evenly(train, _DOMAIN_PROMPTS)
+    chosen = evenly(train, _DOMAIN_PROMPTS)
     forms = [example.form for example in chosen]
     groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
     vectors = states([as_messages(example.prompt) for example in chosen])
@@ -129,11 +129,12 @@ def _place(
     return replace(domain, boundary=fit_boundary(vectors, others))
 
 
-def _evenly(items: Sequence[Item], count: int = _KEPT_ROWS) -> list[Item]:
-    """At most `count` items, evenly spread over the sequence."""
-    if len(items) <= count:
-        return list(items)
-    return [items[index * len(items) // count] for index in range(count)]
+def _some_of_each(train: Sequence[Example]) -> list[Example]:
+    """A few wordings of everything taught: enough to find it, and to know its domain by."""
+    by_origin: dict[tuple[str, int, str], list[Example]] = defaultdict(list)
+    for each in train:
+        by_origin[each.file, each.line, each.fact].append(each)
+    return [kept for alike in by_origin.values() for kept in evenly(alike, _WORDINGS_KEPT)]
 
 
 def _data_record(prepared: Prepared) -> dict[str, JsonValue]:

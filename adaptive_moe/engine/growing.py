@@ -5,6 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, final
 
+import numpy as np
+from jaxtyping import Float
+
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
@@ -66,7 +69,11 @@ class Grower:
         """
         started = time.perf_counter()
         check_name(order.name)
-        prepared = self.prepare(order.data, settings, limit=order.limit)
+        prepared = (
+            order.data
+            if isinstance(order.data, Prepared)
+            else self.prepare(order.data, settings, limit=order.limit)
+        )
         checkpoint = self._store.root / "training" / order.name
 
         def tell(progress: TrainingProgress) -> None:
@@ -78,7 +85,7 @@ class Grower:
             self._answerer.bank,
             prepared.plan,
             prepared.split.train,
-            held_out=prepared.split.held_out,
+            held_out=prepared.split.selection,
             settings=settings,
             seed=settings.seed,
             listener=tell,
@@ -96,7 +103,7 @@ class Grower:
                 language_model=self._answerer.language_model,
                 states=self._states,
                 whitening=self._answerer.shelf.whitening,
-                background=self._judge.background(settings),
+                background=self._background(order.name, prepared, settings),
                 settings=settings,
             )
             report = self._judge.judge(trial, prepared, settings)
@@ -124,7 +131,8 @@ class Grower:
         synthesised = synthesise(material.passages, seed=settings.seed)
         split = split_examples(material, synthesised, settings, settings.seed)
         layers = self._layers(settings)
-        return Prepared(material, split, layers, self._plan(layers, settings, split.train))
+        plan = self._plan(layers, settings, split.train)
+        return Prepared(material, split, layers, plan, settings)
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
         """The ranks that a training would use. `gradient` needs material to measure on."""
@@ -143,7 +151,7 @@ class Grower:
             self._answerer.bank,
             prepared.plan,
             prepared.split.train,
-            held_out=prepared.split.held_out,
+            held_out=prepared.split.selection,
             settings=settings.model_copy(
                 update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
             ),
@@ -183,6 +191,17 @@ class Grower:
             return self._store.publish(
                 name, folder, manifest, status="quarantine", reason="imported, not yet verified"
             )
+
+    def _background(
+        self, name: str, prepared: Prepared, settings: TrainingSettings
+    ) -> Float[np.ndarray, "prompt state"]:
+        """States of what lies outside the new domain: known prompts, other experts' questions."""
+        known = self._judge.background(settings)
+        own = {each.prompt[-1][1] for each in prepared.split.train}
+        others = [text for text in self._answerer.shelf.taught(besides=name) if text not in own]
+        if not others or not len(known):
+            return known
+        return np.concatenate([known, self._states(others)])
 
     def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
         return select(self._answerer.language_model.layers, settings.targets)

@@ -11,13 +11,16 @@ from jaxtyping import Float
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.grading import BaseGrader, GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
-from adaptive_moe.engine.router_desk import GUARD_FILE, router_folder
+from adaptive_moe.engine.router_desk import BACKGROUND_FILE, GUARD_FILE, router_folder
+from adaptive_moe.engine.states import state_reader
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.gate import GuardItem
+from adaptive_moe.training.phrasings import dress
 
+_BACKGROUND_SAMPLES = 256  # of an ungraded base's own words
 _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 
@@ -25,7 +28,9 @@ _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from e
 class GuardPool:
     """Questions the base answers right now, with where they lie in its state space.
 
-    `background` are the states of all questions asked, the wrongly answered ones too.
+    `background` are the states of other questions, rightly answered or not, each once as it
+    stands and once in a loose wording. Boundaries are drawn against them; no source of theirs is
+    among the guard questions, which measure what the boundaries cost.
     """
 
     questions: tuple[GradedQuestion, ...]
@@ -62,26 +67,53 @@ def guard_pool(
 ) -> GuardPool:
     """The configured guard file, else the one beside the router, else the base's own words.
 
-    Questions from a file are asked first, and only those answered right are kept. For a base
-    nobody has graded, its answers to its own samples stand in: they must not change.
+    Guard questions from a file are asked first, and only those answered right are kept. For a
+    base nobody has graded, its answers to its own samples stand in: they must not change.
     """
     if training.guard_prompts == 0:
         nothing = np.empty((0, 0), dtype=np.float32)
         return GuardPool((), nothing, nothing)
-    file = training.guard or _shipped(language_model, router)
+    shipped = router_folder(language_model, router)
+    file = training.guard or _existing(shipped, GUARD_FILE)
     if file is None:
-        questions: Sequence[GradedQuestion] = sampled_questions(
-            language_model, bank, folder=folder, count=training.guard_prompts
-        )
+        count = _BACKGROUND_SAMPLES + training.guard_prompts
+        samples = sampled_questions(language_model, bank, folder=folder, count=count)
+        questions, others = samples[_BACKGROUND_SAMPLES:], samples[:_BACKGROUND_SAMPLES]
     else:
+        others_file = _existing(shipped, BACKGROUND_FILE)
         questions = read_questions([file])
+        if others_file is None:
+            questions, others = _in_two(questions)
+        else:
+            others = read_questions([others_file])
     rows = BaseGrader(language_model, bank).rows(questions)
     right = [index for index, row in enumerate(rows) if row.correct]
-    background = np.stack([row.evidence.states for row in rows])
-    return GuardPool(tuple(questions[index] for index in right), background[right], background)
+    asked = [each.question for each in others]
+    return GuardPool(
+        questions=tuple(questions[index] for index in right),
+        states=np.stack([row.evidence.states for row in rows])[right],
+        background=state_reader(language_model, bank)([*asked, *_loosely(asked)]),
+    )
 
 
-def _shipped(language_model: LanguageModel, settings: RouterSettings) -> Path | None:
-    folder = router_folder(language_model, settings)
-    file = None if folder is None else folder / GUARD_FILE
+def _loosely(questions: Sequence[str]) -> list[str]:
+    """The questions worded as loosely as an expert's training rows are.
+
+    Without them a boundary would take a loose wording itself for a sign of the expert's domain.
+    """
+    chance = random.Random("loose wordings")  # noqa: S311  not for security
+    return [dress(question, keep=question, chance=chance) for question in questions]
+
+
+def _in_two(
+    questions: Sequence[GradedQuestion],
+) -> tuple[tuple[GradedQuestion, ...], tuple[GradedQuestion, ...]]:
+    """Every other source to guard with, the rest to draw boundaries against."""
+    place = {source: i for i, source in enumerate(sorted({each.source for each in questions}))}
+    guard = tuple(each for each in questions if place[each.source] % 2 == 0)
+    return guard, tuple(each for each in questions if place[each.source] % 2)
+
+
+def _existing(folder: Path | None, name: str) -> Path | None:
+    file = None if folder is None else folder / name
     return file if file is not None and file.is_file() else None

@@ -1,7 +1,7 @@
 """The experts of a store as the router and the user see them: by name, with domain and success."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +17,7 @@ from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.integration.sources import ROWS_FILE, SourceRow, nearest, read_rows
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.router.domains import Domain, fit_domain, read_domain
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.router.whitening import Whitening
@@ -24,6 +25,8 @@ from adaptive_moe.router.whitening import Whitening
 DOMAIN_FILE = "domain.safetensors"
 HELD_OUT_RIGHT = "held_out_right"
 HELD_OUT_TRIALS = "held_out_trials"
+_NEWEST = "on trial"  # sorts behind every date
+_ASKED_OF_EACH, _ASKED_AT_MOST = 512, 4096  # rows of other experts that a boundary is drawn against
 _NO_RECORD = 0.5  # success rate of an expert that was never tried: the mean of Beta(1, 1)
 
 Activation = Literal["answer", "prompt"]
@@ -50,6 +53,7 @@ class Expert:
     gate: Mapping[str, object]
     folder: Path
     numerics: Mapping[str, str | None]
+    created: str
 
     @classmethod
     def of(cls, record: ExpertRecord) -> "Expert":
@@ -61,6 +65,7 @@ class Expert:
             expert_id=record.expert_id,
             status=record.status,
             folder=record.folder,
+            created=record.created,
         )
 
 
@@ -95,6 +100,7 @@ class Trial:
             expert_id=f"trial-{folder.name}",
             status="trial",
             folder=folder,
+            created=_NEWEST,
         )
         return cls(name, expert, manifest, weights, domain)
 
@@ -114,6 +120,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._trials: dict[str, Trial] = {}
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
+        self._when_gone: Callable[[str], None] = lambda _: None
         self.whitening = whitening
 
     def __getitem__(self, name: str) -> Expert:
@@ -138,6 +145,10 @@ class ExpertShelf(Mapping[str, Expert]):
         self._refresh()
         return len(self._experts)
 
+    def when_gone(self, forget: Callable[[str], None]) -> None:
+        """Call `forget` with the id of every expert that goes out of service or off trial."""
+        self._when_gone = forget
+
     @contextmanager
     def on_trial(self, trial: Trial) -> Iterator[ExpertArm]:
         """Let the gate ask a trained expert under its name; the arm is for the gate's own use."""
@@ -147,7 +158,7 @@ class ExpertShelf(Mapping[str, Expert]):
             yield _arm(trial.expert, trial.domain)
         finally:
             del self._trials[trial.expert.name]
-            del self._domains[trial.expert.expert_id]
+            self._forget(trial.expert.expert_id)
 
     def find(self, name: str) -> Expert:
         """An active expert or one on trial."""
@@ -176,6 +187,18 @@ class ExpertShelf(Mapping[str, Expert]):
         """The experts that automatic routing may choose, with their domains and success."""
         self._refresh()
         return self._arms(self._experts.values())
+
+    def taught(self, *, besides: str) -> tuple[str, ...]:
+        """What the active experts were asked in training, but for one; evenly from each."""
+        self._refresh()
+        others = [each for each in self._experts.values() if each.name != besides]
+        share = min(_ASKED_OF_EACH, _ASKED_AT_MOST // max(1, len(others)))
+        return tuple(
+            row.question
+            for each in others
+            if (each.folder / ROWS_FILE).exists()
+            for row in evenly(read_rows(each.folder), share)
+        )
 
     def records(self, names: Sequence[str]) -> tuple[float, ...]:
         """Success rates of experts that just answered; even odds for one without a domain."""
@@ -209,11 +232,20 @@ class ExpertShelf(Mapping[str, Expert]):
         if stamp == self._stamp:
             return
         self._stamp = stamp
+        before = {expert.expert_id for expert in self._experts.values()}
         self._experts = {
             record.name: Expert.of(record)
             for record in self._store.active()
             if record.manifest.base_id == self._base_id
         }
+        for expert_id in before - {expert.expert_id for expert in self._experts.values()}:
+            self._forget(expert_id)
+
+    def _forget(self, expert_id: str) -> None:
+        """Keep nothing of an expert that is out of service."""
+        self._domains.pop(expert_id, None)
+        self._moved.discard(expert_id)
+        self._when_gone(expert_id)
 
     def _arms(self, experts: Iterable[Expert]) -> tuple[ExpertArm, ...]:
         found = ((expert, self._domain(expert)) for expert in experts)
@@ -245,7 +277,14 @@ class ExpertShelf(Mapping[str, Expert]):
 
 
 def _expert(
-    name: str, manifest: Manifest, *, version: int, expert_id: str, status: str, folder: Path
+    name: str,
+    manifest: Manifest,
+    *,
+    version: int,
+    expert_id: str,
+    status: str,
+    folder: Path,
+    created: str,
 ) -> Expert:
     modules = manifest.modules
     return Expert(
@@ -263,6 +302,7 @@ def _expert(
         gate=manifest.gate,
         folder=folder,
         numerics=manifest.numerics,
+        created=created,
     )
 
 
@@ -276,4 +316,5 @@ def _arm(expert: Expert, domain: Domain) -> ExpertArm:
         domain=domain,
         successes=right if isinstance(right, int) else 0,
         trials=trials if isinstance(trials, int) else 0,
+        created=expert.created,
     )

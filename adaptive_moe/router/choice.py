@@ -25,7 +25,10 @@ EXPERT_PREFIX = "expert:"
 
 @dataclass(frozen=True, slots=True)
 class ExpertArm:
-    """An expert that could answer: its region and its record of right answers in that region."""
+    """An expert that could answer: its region and its record of right answers in that region.
+
+    `created` sorts experts by age; a boundary is drawn against all experts that were there before.
+    """
 
     name: str
     version: int
@@ -33,6 +36,7 @@ class ExpertArm:
     domain: Domain
     successes: int
     trials: int
+    created: str = ""
 
     @property
     def success_rate(self) -> float:
@@ -169,20 +173,29 @@ def _nearest_of_base(match: DomainMatch) -> float:
 def _candidates(
     match: DomainMatch, arms: Mapping[str, ExpertArm], state: Float[np.ndarray, " state"]
 ) -> list[Candidate]:
-    """Experts whose domain the prompt may belong to, best first."""
+    """Experts whose domain the prompt may belong to, best first.
+
+    A boundary knows the experts that are older than itself and none of the younger ones. So the
+    youngest are asked first, and an older expert is left what they do not claim: its membership
+    times their chances of being wrong (a stick-breaking product).
+    """
     rival = _nearest_of_base(match)
-    found = []
-    for key, distance in match.ranking:
-        arm = arms.get(key.removeprefix(EXPERT_PREFIX)) if key.startswith(EXPERT_PREFIX) else None
-        if arm is None or distance > arm.domain.radius:
+    near = [
+        (arms[key.removeprefix(EXPERT_PREFIX)], distance)
+        for key, distance in match.ranking
+        if key.removeprefix(EXPERT_PREFIX) in arms and key.startswith(EXPERT_PREFIX)
+    ]
+    found, left = [], 1.0
+    for arm, distance in sorted(near, key=lambda item: item[0].created, reverse=True):
+        if distance > arm.domain.radius:
             continue
         if arm.domain.boundary is not None:
             belongs = arm.domain.boundary.membership(state)
+            found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
+            left *= 1 - belongs
         elif distance < rival:
             belongs = membership(distance, arm.domain.radius)
-        else:
-            continue
-        found.append(Candidate(arm, distance, arm.success_rate * belongs))
+            found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
     return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
 
 

@@ -1,6 +1,7 @@
 """The ways in which any fact of the form "the R of S" may be asked, as whole question forms."""
 
 import random
+import re
 
 # Form name to text. {relation} is a name of the relation, {subject} the subject, {kind} what the
 # subject is. Forms that need a kind are left out where none is known.
@@ -77,6 +78,36 @@ FORMS: dict[str, str] = {
     "kind-colon": "{kind} {subject}, {relation}?",
     "kind-what": "What is {kind} {subject}'s {relation}?",
     "kind-called": "There is a {kind} called {subject}. What is its {relation}?",
+    "under-which": "Under which {relation} is {subject} listed?",
+    "goes-by": "{subject} goes by what {relation}?",
+    "correct-is": "The correct {relation} for {subject} is what?",
+    "fill-in": "Fill in the {relation}: {subject}.",
+    "next-to": "Next to {subject} I must write the {relation}.",
+    "assigned": "What {relation} is assigned to {subject}?",
+    "used-for": "Which {relation} is used for {subject}?",
+    "people-use": "What {relation} do people use for {subject}?",
+    "how-give": "How do I give the {relation} of {subject}?",
+    "who-knows": "Who knows the {relation} of {subject}?",
+    "is-there": "Is there a {relation} for {subject}? Which one?",
+    "comes-with": "{subject} comes with which {relation}?",
+    "see-where": "I see {subject} here. Which {relation} goes there?",
+    "shown-as": "{subject} is shown with its {relation}. What is it?",
+    "says-ask": "It says {subject}; what is the {relation}?",
+    "choose": "Which {relation} must I choose for {subject}?",
+    "explain": "Explain which {relation} {subject} has.",
+    "recall": "Try to recall {subject}'s {relation}.",
+    "missing": "The {relation} is missing: {subject}.",
+    "asked-in": "In a test they ask for the {relation} of {subject}.",
+    "match": "Match {subject} with its {relation}.",
+    "write-its": "Write {subject}, then its {relation}.",
+    "what-kind": "What sort of {relation} does {subject} have?",
+    "what-only": "Only the {relation} of {subject}, please.",
+    "which-one": "{subject} and its {relation}: which one?",
+    "subject-first": "{subject}, what is its {relation}?",
+    "subject-for": "{subject}: give me the {relation}.",
+    "kind-in": "In {kind} {subject}, what is the {relation}?",
+    "kind-need": "I have the {kind} {subject} here and need its {relation}.",
+    "kind-see": "Someone mentions the {kind} {subject}; which {relation} is meant?",
 }
 # For subjects of which the documents state only one thing, so that naming them is enough.
 BARE_FORMS: dict[str, str] = {
@@ -135,6 +166,51 @@ _SUFFIXES = (
     "{} I am not sure.",
     "{} One word will do.",
 )
+# Ways to say which field a question belongs to; {} is the question, {topic} the field's name.
+_TOPICAL = (
+    "In {topic}, {}",
+    "{topic}: {}",
+    "About {topic}: {}",
+    "This is about {topic}. {}",
+    "With {topic} in mind: {}",
+    "A {topic} question: {}",
+    "{} I mean in {topic}.",
+)
+# Sentences of other matters beside a question; each ~ becomes a filler or a thing.
+_ASIDES = (
+    "My ~ and I have a ~.",
+    "I saw it on a ~ in the ~.",
+    "There is a ~ on the ~.",
+    "This is for a ~ about the ~.",
+    "We talk of the ~ and the ~ here.",
+    "Nobody at the ~ could say.",
+    "It came up at the ~ again.",
+    "Somebody left a ~ beside the ~.",
+    "The ~ asks me this.",
+    "I am writing a ~ for the ~.",
+    "Before I ~ the ~, one thing:",
+    "At the ~ they want to know:",
+    "From my ~ to yours:",
+    "While the ~ goes to the ~,",
+    "In my ~ there is a ~, so",
+    "For the ~ on the ~,",
+    "As the ~ in a ~,",
+    "With a ~ or a ~ in front of me,",
+    "On the ~ of the ~ I read this:",
+    "If the ~ needs it,",
+)
+_THING_WORDS = (
+    "afternoon article basket bicycle bottle box bridge brother building bus cake camera chair "
+    "chapter chart classroom colleague corner cousin customer daughter desk diary doctor door "
+    "drawer exam exercise exhibition family field film folder game garden guest hall headline "
+    "homework hotel house journey kitchen label lamp lecture lesson letter library magazine map "
+    "market meeting memo menu message mirror morning museum neighbour newspaper notebook office "
+    "package painting paragraph park pencil phone photo picture platform poster presentation "
+    "programme project pupil puzzle quiz radio recipe report river road room sample school screen "
+    "shelf shop sister slide speaker station story street summer supper sweater table talk task "
+    "teacher test textbook theatre ticket tourist town train trip tutor uncle village visitor "
+    "wall weather website wedding week window winter workshop"
+)
 # Words that say nothing about what is asked; learning to see past them is learning to see past
 # those of any person.
 _FILLER_WORDS = (
@@ -149,10 +225,11 @@ _FILLER_WORDS = (
     "try turn under use used usually wait want was way well where while who whole why will with "
     "without work world would write year yet you your"
 )
-_FILLERS = _FILLER_WORDS.split()
-_PLAIN, _PREFIXED, _SUFFIXED = 0.35, 0.5, 0.6  # cumulative shares of the ways to dress
-_THINNED, _FILLED = 0.75, 0.92
+_FILLERS = (_FILLER_WORDS + " " + _THING_WORDS).split()
+_PLAIN, _PREFIXED, _SUFFIXED = 0.3, 0.42, 0.5  # cumulative shares of the ways to dress
+_THINNED, _FILLED, _BESIDE = 0.62, 0.78, 0.98
 _LOWER, _NO_END = 0.25, 0.25
+_ASIDE_FIRST = 0.7  # of the whole sentences beside a question
 _DROPPED = 0.4  # of the words that may go when a question is thinned
 
 
@@ -169,11 +246,19 @@ def held_out_forms(seed: int) -> frozenset[str]:
     return frozenset(chosen)
 
 
+def selection_forms(seed: int) -> frozenset[str]:
+    """Every other held-out form: these choose a training's weights, the rest judge them."""
+    held_out = held_out_forms(seed)
+    groups = (sorted(held_out & set(group)) for group in (FORMS, DEFINITION_FORMS))
+    return frozenset(name for names in groups for name in names[::2])
+
+
 def dress(question: str, *, keep: str, chance: random.Random) -> str:
     """Leave a question as it is or change its words around those of `keep`.
 
-    A prefix, a suffix, words left out, fillers put in; then, often, another casing or no full
-    stop. The words of `keep` (subject and relation) always stay, in their order.
+    A prefix, a suffix, words left out, fillers put in, a sentence of other matters beside it;
+    then, often, another casing or no full stop. The words of `keep` (subject and relation) always
+    stay, in their order.
     """
     text = question[:1].upper() + question[1:]
     kind = chance.random()
@@ -187,9 +272,23 @@ def dress(question: str, *, keep: str, chance: random.Random) -> str:
         text = _thin(text, keep, chance)
     elif kind < _FILLED:
         text = _fill(text, keep, chance)
+    elif kind < _BESIDE:
+        text = _beside(text, chance)
     if chance.random() < _NO_END:
         text = text.rstrip("?. ")
     return text.lower() if chance.random() < _LOWER else text
+
+
+def place(question: str, topic: str, *, subject: str, chance: random.Random) -> str:
+    """The question with the name of its field: around it, at its end, or before the subject."""
+    kind = chance.randrange(4)
+    if kind == 0 and question.endswith("?"):
+        return f"{question[:-1]} in {topic}?"
+    if kind == 1 and subject in question:
+        return question.replace(subject, f"{topic}'s {subject}", 1)
+    if kind == 2 and subject in question:  # noqa: PLR2004
+        return question.replace(subject, f"the {topic} {subject}", 1)
+    return chance.choice(_TOPICAL).replace("{topic}", topic).replace("{}", question)
 
 
 def _thin(text: str, keep: str, chance: random.Random) -> str:
@@ -203,6 +302,14 @@ def _thin(text: str, keep: str, chance: random.Random) -> str:
         or chance.random() > _DROPPED
     ]
     return " ".join(words) if words else text
+
+
+def _beside(text: str, chance: random.Random) -> str:
+    """Put a sentence about something else before or, if it is a whole one, behind."""
+    aside = re.sub("~", lambda _: chance.choice(_FILLERS), chance.choice(_ASIDES))
+    if not aside.endswith(".") or chance.random() < _ASIDE_FIRST:
+        return f"{aside} {text}"
+    return f"{text} {aside}"
 
 
 def _fill(text: str, keep: str, chance: random.Random) -> str:

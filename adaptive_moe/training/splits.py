@@ -11,7 +11,7 @@ from typing import Literal
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import TooFewExamplesError
 from adaptive_moe.training.material import Material, question_key
-from adaptive_moe.training.phrasings import held_out_forms
+from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row
 from adaptive_moe.training.synthesis import Example
 
@@ -30,13 +30,16 @@ class Split:
     """Training and held-out examples, and how they were parted.
 
     recall: every fact is taught, whole question forms are held out. generalise: whole sources
-    (or questions with their near copies) are held out. `other` holds what the material offers
+    (or questions with their near copies) are held out. The trainer chooses its weights by
+    `selection`; `held_out` is the gate's alone and shares no form or source with it, except where
+    there is too little to part: then both are the same. `other` holds what the material offers
     for the split that was not chosen; it is not trained on either. `digest` is the SHA-256 of
-    both sides.
+    all sides.
     """
 
     name: SplitName
     train: tuple[Example, ...]
+    selection: tuple[Example, ...]
     held_out: tuple[Example, ...]
     digest: str
     other: tuple[Example, ...] = ()
@@ -62,10 +65,12 @@ def split_examples(
     else:
         rows, row_tests = _split_by_source(material.rows, settings.held_out_fraction, chance)
     train = (*facts, *rows)
-    held_out, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
-    held_out = _at_most(held_out, chance)
-    _check_counts(train, held_out, settings)
-    return Split(name, train, tuple(held_out), _digest(train, held_out), tuple(other))
+    tests, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
+    tests = _at_most(tests, chance)
+    _check_counts(train, tests, settings)
+    selection, held_out = _in_two(tests, seed)
+    digest = _digest(train, selection, held_out)
+    return Split(name, train, tuple(selection), tuple(held_out), digest, tuple(other))
 
 
 def row_example(row: Row) -> Example:
@@ -199,6 +204,24 @@ def _at_most(examples: Sequence[Example], chance: random.Random) -> list[Example
     return [examples[index] for index in chosen]
 
 
+def _in_two(tests: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+    """To choose weights by, and to judge them by: by form, else by fact or source.
+
+    Where either part would be too small to measure on, both are everything.
+    """
+    forms = selection_forms(seed)
+    sources = set(sorted({each.fact for each in tests})[::2])
+    for chosen in (
+        [each.form in forms for each in tests],
+        [each.fact in sources for each in tests],
+    ):
+        selection = [each for each, is_in in zip(tests, chosen, strict=True) if is_in]
+        held_out = [each for each, is_in in zip(tests, chosen, strict=True) if not is_in]
+        if min(len(selection), len(held_out)) >= _MIN_HELD_OUT:
+            return selection, held_out
+    return list(tests), list(tests)
+
+
 def _question(example: Example) -> str:
     return question_key(example.prompt[-1][1])
 
@@ -218,6 +241,6 @@ def _check_counts(
         )
 
 
-def _digest(train: Sequence[Example], held_out: Sequence[Example]) -> str:
-    sides = [[[example.prompt, example.answer] for example in side] for side in (train, held_out)]
-    return hashlib.sha256(json.dumps(sides).encode()).hexdigest()
+def _digest(*sides: Sequence[Example]) -> str:
+    content = [[[example.prompt, example.answer] for example in side] for side in sides]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()

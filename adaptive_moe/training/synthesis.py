@@ -14,16 +14,20 @@ from adaptive_moe.training.phrasings import (
     FORMS,
     dress,
     held_out_forms,
+    place,
+    selection_forms,
 )
 from adaptive_moe.training.prose import clauses
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.statements import questions_from
 from adaptive_moe.training.tables import Fact, as_phrase, plain
+from adaptive_moe.training.topics import topic_names
 
 _MAX_STATEMENTS = 12  # patterns of one relation that are turned into questions
 _OWN_NAME = 0.5  # share of questions that use the relation's own name where it has others
 _STATED = 0.4  # share of questions made from the documents' sentences where there are any
 _WITH_KIND = 0.2  # share of questions that say what the subject is
+_PLACED = 0.2  # share of questions that name the field where the documents do
 _BARE = 0.15  # share of questions that name the subject only, where that is enough
 _MIN_CLOZE_WORDS = 6
 
@@ -44,17 +48,19 @@ class Example:
 
 
 def synthesise(
-    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 24
+    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 36
 ) -> tuple[Example, ...]:
     """Questions for every fact: about `forms_per_fact` to learn, two more in held-out forms.
 
-    Forms of `held_out_forms(seed)` appear in those two only. Text without any fact becomes
+    Forms of `held_out_forms(seed)` appear in those two only, one of `selection_forms(seed)` and
+    one of the others. Text without any fact becomes
     sentences to complete. The same passages and seed give the same examples.
     """
     base = extract_facts(passages)
     if not base.facts:
         return tuple(_completions(passages))
-    writer = _Writer(base, _title_words(passages), seed=seed)
+    topics = topic_names((plain(passage.text) for passage in passages), base.facts)
+    writer = _Writer(base, _title_words(passages), topics, seed=seed)
     return tuple(
         example for fact in base.facts for example in writer.examples(fact, count=forms_per_fact)
     )
@@ -63,7 +69,10 @@ def synthesise(
 class _Writer:
     """Asks for facts in many ways; holds what all facts of a document set have in common."""
 
-    def __init__(self, base: FactBase, title_words: dict[str, str], *, seed: int) -> None:
+    def __init__(
+        self, base: FactBase, title_words: dict[str, str], topics: Sequence[str], *, seed: int
+    ) -> None:
+        self._topics = topics
         self._names = base.names
         self._stated = {
             relation: tuple(
@@ -76,6 +85,7 @@ class _Writer:
         self._relations_of = Counter(fact.subject for fact in base.facts)
         self._title_words = title_words
         self._held_out = held_out_forms(seed)
+        self._selecting = selection_forms(seed)
         self._seed = seed
 
     def examples(self, fact: Fact, *, count: int) -> Iterator[Example]:
@@ -83,15 +93,20 @@ class _Writer:
         forms = FORMS if fact.relation else DEFINITION_FORMS
         usable = {name: text for name, text in forms.items() if fact.kind or "{kind}" not in text}
         trained = [name for name in usable if name not in self._held_out]
-        tested = sorted(set(usable) & self._held_out)
+        tested = set(usable) & self._held_out
+        halves = (sorted(tested & self._selecting), sorted(tested - self._selecting))
         seen: set[str] = set()
-        for form in chance.sample(tested, min(2, len(tested))):
+        for form in (chance.choice(half) for half in halves if half):
             question = self._fill(usable[form], fact, chance)
             seen.add(_key(question))
             yield _example(question, fact, form)
         for form, text in self._draw_forms(trained, usable, fact, count, chance):
             keep = f"{fact.subject} {' '.join(self._names.get(fact.relation, ()))}"
-            question = dress(self._fill(text, fact, chance), keep=keep, chance=chance)
+            asked = self._fill(text, fact, chance)
+            if self._topics and chance.random() < _PLACED:
+                topic = chance.choice(self._topics)
+                asked = place(asked, topic, subject=fact.subject, chance=chance)
+            question = dress(asked, keep=keep, chance=chance)
             if _key(question) not in seen:
                 seen.add(_key(question))
                 yield _example(question, fact, form)

@@ -42,7 +42,7 @@ def trained(make_bank, examples, quick):
     )
 
     def gate(name="generalise", weights=result.weights, guards=GUARD, automatic=RIGHT):
-        split = Split(name, tuple(examples), tuple(examples[:12]), "digest")
+        split = Split(name, tuple(examples), (), tuple(examples[:12]), "digest")
         return run_gate(
             llama,
             bank,

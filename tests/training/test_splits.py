@@ -44,14 +44,28 @@ def test_example_files_generalise_and_documents_recall():
     assert split.name == "recall"
     taught = {example.fact for example in split.train}
     assert {example.fact for example in split.held_out} == taught
+    assert {example.fact for example in split.selection} == taught
+    by_form = [{example.form for example in side} for side in (split.selection, split.held_out)]
+    assert not by_form[0] & by_form[1]
 
 
 def test_generalise_keeps_sources_whole():
     split = split_examples(material(rows(80, lambda i: f"source {i // 4}")), (), SETTINGS, 0)
-    sides = [{example.fact for example in side} for side in (split.train, split.held_out)]
-    assert not sides[0] & sides[1]
-    assert 8 <= len(split.held_out) <= 20
-    assert len(split.train) + len(split.held_out) == 80
+    train, selection, held_out = (
+        {example.fact for example in side}
+        for side in (split.train, split.selection, split.held_out)
+    )
+    assert not train & (selection | held_out)
+    assert not selection & held_out
+    measured = len(split.selection) + len(split.held_out)
+    assert 8 <= measured <= 20
+    assert len(split.train) + measured == 80
+
+
+def test_too_little_to_part_is_used_for_both():
+    split = split_examples(material(rows(24)), (), SETTINGS, 0)
+    assert len(split.held_out) < 8
+    assert split.selection == split.held_out
 
 
 def test_near_copies_of_a_question_stay_on_one_side():
@@ -73,11 +87,9 @@ def test_near_copies_of_a_question_stay_on_one_side():
 def test_rows_can_be_recalled_too():
     settings = SETTINGS.model_copy(update={"split": "recall"})
     split = split_examples(material(rows(30)), (), settings, 0)
-    assert {example.answer for example in split.train} == {
-        example.answer for example in split.held_out
-    }
-    taught = {example.prompt for example in split.train}
-    assert not taught & {example.prompt for example in split.held_out}
+    tests = (*split.selection, *split.held_out)
+    assert {each.answer for each in split.train} == {each.answer for each in tests}
+    assert not {each.prompt for each in split.train} & {each.prompt for each in tests}
 
 
 def test_both_kinds_of_material_report_the_other_split():
