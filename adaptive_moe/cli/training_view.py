@@ -1,7 +1,6 @@
 """Runs a training for a person: header, live bar, the gate's figures, the verdict."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from adaptive_moe.cli.tables import facts_table, rank_map
 from adaptive_moe.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from adaptive_moe.engine.orders import Listener, TrainingEstimate, TrainingOutcome
+    from adaptive_moe.engine.orders import Listener, Prepared, TrainingEstimate, TrainingOutcome
     from adaptive_moe.engine.runtime import AdaptiveMoE
     from adaptive_moe.experts.store import ExpertRecord
     from adaptive_moe.training.ranks import RankPlan
@@ -29,22 +28,11 @@ _STOPPING = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Heading:
-    """What is told before a training starts."""
-
-    name: str
-    paths: Sequence[Path]
-    limit: int | None
-
-
-def run_training(terminal: Terminal, start: Start, *, heading: Heading | None = None) -> int:
+def run_training(terminal: Terminal, start: Start) -> int:
     """Train, show how it goes on stderr and how it ended on stdout; 1 when the gate said no."""
     from adaptive_moe.engine.events import to_json
 
     with open_engine(terminal) as moe:
-        if heading is not None:
-            show_heading(terminal, moe, heading)
         outcome = train_with_bar(terminal, lambda listener, stop: start(moe, listener, stop))
     terminal.finish(to_json(outcome.to_dict()), *outcome_parts(outcome))
     return 0 if outcome.is_live else 1
@@ -81,23 +69,16 @@ def show_estimate(terminal: Terminal, paths: Sequence[Path], limit: int | None) 
     return 0
 
 
-def show_heading(terminal: Terminal, moe: "AdaptiveMoE", heading: Heading) -> None:
+def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
     """The data's shape, the split, the plan: on stderr, before the first step."""
-    from adaptive_moe.training.material import read_material
-    from adaptive_moe.training.splits import split_examples
-    from adaptive_moe.training.synthesis import synthesise
-
-    settings = terminal.settings.training
-    material = read_material(heading.paths, limit=heading.limit)
-    examples = synthesise(material.passages, seed=settings.seed)
-    split = split_examples(material, examples, settings, settings.seed)
+    material, split, plan = prepared.material, prepared.split, prepared.plan
     facts = {
-        "training": f"{heading.name} for {moe.settings.base.id}",
+        "training": f"{name} for {terminal.settings.base.id}",
         "data": f"{material.shape}: {len(material.rows):,} rows, {len(material.passages):,} "
         f"passages, {len(material.dropped):,} dropped",
         "split": f"{split.name}: {len(split.train):,} to learn from, "
         f"{len(split.held_out):,} held out",
-        "ranks": f"{settings.ranks}, reference rank {settings.rank}",
+        "ranks": f"{plan.strategy}, reference rank {plan.reference_rank}",
     }
     terminal.err.print(facts_table(facts))
 

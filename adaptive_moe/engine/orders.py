@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
 from adaptive_moe.errors import DataError
 from adaptive_moe.experts.store import ExpertRecord
@@ -30,23 +31,24 @@ def as_paths(data: object) -> tuple[Path, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class TrainingOrder:
-    """A name and material. `force` keeps a rejected expert as quarantined."""
-
-    name: str
-    data: tuple[Path, ...]
-    limit: int | None = None
-    force: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class Prepared:
-    """Material ready to train on."""
+    """Material ready to train on, under the settings that it was prepared with."""
 
     material: Material
     split: Split
     layers: tuple[LinearLayer, ...]
     plan: RankPlan
+    settings: TrainingSettings
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingOrder:
+    """A name and material, to be read or read already. `force` quarantines a rejected expert."""
+
+    name: str
+    data: tuple[Path, ...] | Prepared
+    limit: int | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)

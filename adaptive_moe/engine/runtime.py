@@ -21,6 +21,7 @@ from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.orders import (
     Listener,
     Paths,
+    Prepared,
     TrainingEstimate,
     TrainingOrder,
     TrainingOutcome,
@@ -239,7 +240,7 @@ class AdaptiveMoE:
     def train_expert(
         self,
         name: str,
-        data: Paths,
+        data: Paths | Prepared,
         *,
         ranks: str | None = None,
         rank: int | None = None,
@@ -248,15 +249,36 @@ class AdaptiveMoE:
         listener: Listener | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> TrainingOutcome:
-        """Train an expert on files or folders and put it before the gate.
+        """Train an expert on files or folders, or on what was prepared of them; ask the gate.
 
         It goes live if the gate accepts it; otherwise it is kept as rejected with the figures
         (with `force` as quarantined). Raises DataError for unusable material and TrainingError
         when the training does not end well; the version in service stays as it was.
         """
-        order = TrainingOrder(name, as_paths(data), limit, force)
-        settings = self._training(ranks, rank)
+        if not isinstance(data, Prepared):
+            order = TrainingOrder(name, as_paths(data), limit, force)
+            settings = self._training(ranks, rank)
+        elif (ranks, rank, limit) == (None, None, None):
+            order, settings = TrainingOrder(name, data, force=force), data.settings
+        else:
+            raise ConfigurationError(
+                "this material is prepared already; give ranks, rank and limit to prepare_expert"
+            )
         return self._grower.grow(order, settings, listener=listener, cancelled=cancelled)
+
+    def prepare_expert(
+        self,
+        data: Paths,
+        *,
+        ranks: str | None = None,
+        rank: int | None = None,
+        limit: int | None = None,
+    ) -> Prepared:
+        """Read and split the material and plan the ranks, to be looked at before `train_expert`.
+
+        Raises DataError for unusable material.
+        """
+        return self._grower.prepare(as_paths(data), self._training(ranks, rank), limit=limit)
 
     def plan_expert(
         self,
@@ -273,8 +295,8 @@ class AdaptiveMoE:
         settings = self._training(ranks, rank)
         if settings.ranks in MEASURED and not paths:
             raise ConfigurationError(
-                f"ranks {settings.ranks} are measured on training material; name it (data, or --data "
-                "on the command line), or choose another strategy"
+                f"ranks {settings.ranks} are measured on training material; name it (data, or "
+                "--data on the command line), or choose another strategy"
             )
         return self._grower.plan(paths, settings)
 

@@ -71,6 +71,18 @@ def grow(moe, rows, watcher):
     )
 
 
+def test_prepared_material_trains_the_same_expert_as_its_files(open_runtime, rows):
+    with open_runtime("one") as moe:
+        expected = moe.train_expert("colours", [rows], rank=1, limit=40, force=True)
+    with open_runtime("other") as moe:
+        prepared = moe.prepare_expert([rows], rank=1, limit=40)
+        with pytest.raises(ConfigurationError, match="prepared already"):
+            moe.train_expert("colours", prepared, rank=2)
+        outcome = moe.train_expert("colours", prepared, force=True)
+    assert len(prepared.material.rows) == 40
+    assert outcome.record.expert_id == expected.record.expert_id
+
+
 def test_empirical_is_another_name_for_gradient(open_runtime, rows):
     with open_runtime("store") as moe:
         one, other = (moe.plan_expert([rows], ranks=name) for name in ("gradient", "empirical"))
