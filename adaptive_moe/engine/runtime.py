@@ -82,6 +82,7 @@ class AdaptiveMoE:
             device_experts=settings.cache.device_experts,
             host_bytes=settings.cache.host_bytes,
         )
+        self._shelf.when_gone(self._cache.drop)
         self._answerer = Answerer(
             language_model,
             self._bank,

@@ -1,7 +1,7 @@
 """Keeps the right experts on the device: LoRA bank <- RAM <- disk, the longest unused leave."""
 
 import threading
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,7 +47,8 @@ class ExpertCache:
         self._recency: OrderedDict[str, None] = OrderedDict()  # on the device, oldest use first
         self._uses: Counter[str] = Counter()
         self._pinned: set[str] = set()
-        self._dropped: set[str] = set()
+        self._gone: deque[str] = deque()  # to be dropped
+        self._dropped: set[str] = set()  # the same, once their last user is done
         self._hits = self._misses = self._evictions = 0
         self._lock = threading.RLock()
 
@@ -57,6 +58,7 @@ class ExpertCache:
         held: list[str] = []
         try:
             with self._lock:
+                self._forget_gone()
                 for expert_id in dict.fromkeys(expert_ids):
                     self._uses[expert_id] += 1
                     held.append(expert_id)
@@ -67,6 +69,7 @@ class ExpertCache:
             with self._lock:
                 for expert_id in held:
                     self._let_go(expert_id)
+                self._forget_gone()
 
     def prefetch(self, expert_id: str) -> None:
         """Bring an expert to the device if there is room among those not in use."""
@@ -85,14 +88,16 @@ class ExpertCache:
             self._pinned.discard(expert_id)
 
     def drop(self, expert_id: str) -> None:
-        """Forget an expert in both tiers, at the latest when its last user is done."""
-        with self._lock:
-            self._pinned.discard(expert_id)
-            self._host.pop(expert_id, None)
-            if self._uses[expert_id]:
-                self._dropped.add(expert_id)
-            else:
-                self._remove(expert_id)
+        """Forget an expert in both tiers, at the latest when its last user is done.
+
+        Never waits: a thread that is at work on the tiers does it when it is through.
+        """
+        self._gone.append(expert_id)
+        if self._lock.acquire(blocking=False):
+            try:
+                self._forget_gone()
+            finally:
+                self._lock.release()
 
     def evict_idle(self) -> bool:
         """Give back what experts not in use occupy, for want of memory; false if nothing did.
@@ -120,6 +125,16 @@ class ExpertCache:
                 host_bytes=int(self._host.currsize),
                 device_experts=len(self._recency),
             )
+
+    def _forget_gone(self) -> None:
+        while self._gone:
+            expert_id = self._gone.popleft()
+            self._pinned.discard(expert_id)
+            self._host.pop(expert_id, None)
+            if self._uses[expert_id]:
+                self._dropped.add(expert_id)
+            else:
+                self._remove(expert_id)
 
     def _bring(self, expert_id: str) -> None:
         if expert_id in self._recency:

@@ -1,7 +1,7 @@
 """The cache holds the experts in use, forgets the longest unused one, and keeps its budgets."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -30,6 +30,7 @@ class Shelf:
             dtype=torch.float32,
         )
         self.read: list[str] = []
+        self.before_reading: Callable[[], None] = lambda: None
         self.cache = ExpertCache(
             self.bank,
             self._from_disk,
@@ -38,6 +39,7 @@ class Shelf:
         )
 
     def _from_disk(self, expert_id: str) -> LoraWeights:
+        self.before_reading()
         if expert_id == "broken":
             raise CorruptExpertError("broken")
         self.read.append(expert_id)
@@ -121,6 +123,26 @@ def test_a_dropped_expert_is_read_anew_and_leaves_after_its_last_user() -> None:
     assert shelf.on_device() == set()
     shelf.use("e1")
     assert shelf.read == ["e1", "e1"]
+
+
+def test_dropping_does_not_wait_for_a_thread_that_waits_for_us() -> None:
+    """One thread answers and drops, while another one reads an expert into the cache."""
+    shelf = Shelf(slots=2, in_ram=2)
+    shelf.use("e1")
+    reading, dropped = threading.Event(), threading.Event()
+
+    def wait_for_the_drop() -> None:
+        reading.set()
+        assert dropped.wait(30)
+
+    shelf.before_reading = wait_for_the_drop
+    thread = threading.Thread(target=shelf.use, args=("e2",))
+    thread.start()
+    assert reading.wait(30)
+    shelf.cache.drop("e1")
+    dropped.set()
+    thread.join()
+    assert shelf.on_device() == {"e2"}
 
 
 def test_a_broken_expert_disturbs_nobody() -> None:

@@ -148,5 +148,7 @@ def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tm
         moe.store.remove("lights")
         moe.store.remove("second")
         assert expert.name not in moe.experts
+        left = moe.cache_statistics()
+        assert (left.device_experts, left.device_bytes, left.host_bytes) == (0, 0, 0)
         for old, new in zip(told["logits before"], logits_of(moe), strict=True):
             assert torch.equal(old, new)
