@@ -256,7 +256,7 @@ def _read_model(
         placed["quantization_config"] = bits
     with _no_progress_bar():
         model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=dtype, trust_remote_code=False, **placed, **options
+            source, dtype=dtype, trust_remote_code=False, weights_only=True, **placed, **options
         )
     _keep_unpacked(model)
     return cast("nn.Module", model)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -172,6 +173,31 @@ def test_damaged_weights_are_refused(folder):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(UnsupportedModelError, match="fetch its files again"):
         load_language_model(str(folder), device="cpu")
+
+
+def in_a_pickle(folder, content):
+    """The folder with its weights as the older format has them."""
+    (folder / "model.safetensors").unlink()
+    torch.save(content, folder / "pytorch_model.bin")
+    return folder
+
+
+def test_older_weights_files_are_read(folder):
+    expected = load_language_model(str(folder)).model.state_dict()
+    loaded = load_language_model(str(in_a_pickle(folder, expected))).model.state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())
+
+
+def test_older_weights_files_cannot_run_code(folder, tmp_path):
+    class Hostile:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "was-here",)
+
+    tensors = tiny_model("llama")[0].state_dict()
+    in_a_pickle(folder, tensors | {"lm_head.weight": Hostile()})
+    with pytest.raises(UnsupportedModelError, match="cannot be loaded"):
+        load_language_model(str(folder))
+    assert not (tmp_path / "was-here").exists()
 
 
 def test_unknown_settings_are_refused(folder):
