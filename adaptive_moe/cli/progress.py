@@ -34,8 +34,6 @@ class TrainingBar:
         self._told = 0.0
 
     def __enter__(self) -> "TrainingBar":
-        if self._console.is_terminal:
-            self._progress.start()
         return self
 
     def __exit__(
@@ -44,7 +42,9 @@ class TrainingBar:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._progress.stop()
+        if self._task is not None:  # without a bar rich would still end its line
+            if self._console.is_terminal:  # elsewhere it would leave an empty line
+            self._progress.stop()
 
     def show(self, event: "TrainingStep | ExpertReady") -> None:
         """The listener to hand to a training."""
@@ -64,6 +64,7 @@ class TrainingBar:
 
     def _redraw(self, name: str, progress: "TrainingProgress") -> None:
         if self._task is None:
+            self._progress.start()
             self._task = self._progress.add_task(name, total=progress.steps, figures="")
         self._progress.update(
             self._task,

@@ -27,6 +27,14 @@ def test_durations(seconds, told):
 
 
 @pytest.mark.parametrize("terminal", [True, False])
+def test_a_training_that_does_not_begin_shows_nothing(terminal):
+    file = io.StringIO()
+    with TrainingBar(Console(file=file, force_terminal=terminal)):
+        pass
+    assert file.getvalue() == ""
+
+
+@pytest.mark.parametrize("terminal", [True, False])
 def test_the_bar_shows_every_training_to_its_end(terminal):
     file = io.StringIO()
     console = Console(file=file, force_terminal=terminal, width=120, markup=False)
@@ -37,3 +45,10 @@ def test_the_bar_shows_every_training_to_its_end(terminal):
     assert "50/50" in file.getvalue()
     assert "\x1b[2J" not in file.getvalue()
     assert terminal or file.getvalue().count("\n") < 10
+
+
+def test_a_training_that_never_began_leaves_no_empty_line():
+    file = io.StringIO()
+    with TrainingBar(Console(file=file, force_terminal=False)):
+        pass
+    assert file.getvalue() == ""
