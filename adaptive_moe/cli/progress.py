@@ -43,7 +43,6 @@ class TrainingBar:
         trace: TracebackType | None,
     ) -> None:
         if self._task is not None:  # without a bar rich would still end its line
-            if self._console.is_terminal:  # elsewhere it would leave an empty line
             self._progress.stop()
 
     def show(self, event: "TrainingStep | ExpertReady") -> None:

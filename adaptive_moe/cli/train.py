@@ -1,18 +1,13 @@
 """`train`: turn the user's own material into an expert, and let the gate judge it."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.errors import ConfigurationError, DataError
-
-if TYPE_CHECKING:
-    from adaptive_moe.engine.orders import Listener, TrainingOutcome
-    from adaptive_moe.engine.runtime import AdaptiveMoE
 
 
 def register(app: typer.Typer) -> None:
@@ -61,15 +56,7 @@ def train(
         return training_view.show_plan(terminal, paths)
     if dry_run:
         return training_view.show_estimate(terminal, paths, limit)
-
-    def start(
-        moe: "AdaptiveMoE", listener: "Listener", cancelled: Callable[[], bool]
-    ) -> "TrainingOutcome":
-        prepared = moe.prepare_expert(paths, limit=limit)
-        training_view.show_heading(terminal, name, prepared)
-        return moe.train_expert(name, prepared, force=force, listener=listener, cancelled=cancelled)
-
-    return training_view.run_training(terminal, start)
+    return training_view.train_on_files(terminal, name, paths, limit=limit, force=force)
 
 
 def _check_paths(paths: list[Path], *, is_needed: bool) -> list[Path]:

@@ -30,12 +30,25 @@ _STOPPING = (
 
 def run_training(terminal: Terminal, start: Start) -> int:
     """Train, show how it goes on stderr and how it ended on stdout; 1 when the gate said no."""
-    from adaptive_moe.engine.events import to_json
-
     with open_engine(terminal) as moe:
         outcome = train_with_bar(terminal, lambda listener, stop: start(moe, listener, stop))
-    terminal.finish(to_json(outcome.to_dict()), *outcome_parts(outcome))
-    return 0 if outcome.is_live else 1
+    return _conclude(terminal, outcome)
+
+
+def train_on_files(
+    terminal: Terminal, name: str, paths: Sequence[Path], *, limit: int | None, force: bool
+) -> int:
+    """The same for files, told about on stderr before the first step."""
+    with open_engine(terminal) as moe:
+        prepared = moe.prepare_expert(paths, limit=limit)
+        show_heading(terminal, name, prepared)
+        outcome = train_with_bar(
+            terminal,
+            lambda listener, stop: moe.train_expert(
+                name, prepared, force=force, listener=listener, cancelled=stop
+            ),
+        )
+    return _conclude(terminal, outcome)
 
 
 def train_with_bar(
@@ -121,6 +134,13 @@ def outcome_parts(outcome: "TrainingOutcome") -> tuple[RenderableType, ...]:
         *gate_parts(outcome.report),
         verdict(outcome.record, outcome.seconds),
     )
+
+
+def _conclude(terminal: Terminal, outcome: "TrainingOutcome") -> int:
+    from adaptive_moe.engine.events import to_json
+
+    terminal.finish(to_json(outcome.to_dict()), *outcome_parts(outcome))
+    return 0 if outcome.is_live else 1
 
 
 def verdict(record: "ExpertRecord", seconds: float) -> Text:
