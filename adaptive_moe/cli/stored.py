@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def store_root(settings: Settings) -> Path:
     """The folder of the expert store in force."""
-    from adaptive_moe.experts.store import default_store_path
+    from adaptive_moe.experts.place import default_store_path
 
     return settings.store or default_store_path()
 

@@ -34,7 +34,8 @@ from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.adapter_files import check_named_base, export_adapter
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
-from adaptive_moe.experts.store import ExpertRecord, Store, default_store_path
+from adaptive_moe.experts.place import default_store_path
+from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.models.language_model import LanguageModel, Prompt

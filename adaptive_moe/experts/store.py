@@ -11,10 +11,8 @@ serves, until it is quarantined. The folder is made when something is to be kept
 listing and asking write nothing.
 """
 
-import errno
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, suppress
@@ -23,8 +21,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, cast, final
-
-import platformdirs
 
 from adaptive_moe.errors import (
     AdapterFormatError,
@@ -36,16 +32,13 @@ from adaptive_moe.errors import (
 from adaptive_moe.experts.index import Index, IndexRow
 from adaptive_moe.experts.manifest import Manifest, canonical_json, parse_manifest
 from adaptive_moe.experts.objects import check_object, disk_errors, read_manifest, seal, sync
+from adaptive_moe.experts.place import INDEX_NAME, MARKER_NAME, check_place, is_store
 from adaptive_moe.experts.staging import fresh_folder, set_aside, sweep
 
 Status = Literal["active", "quarantine", "rejected", "removed"]
-MARKER_NAME = ".adaptive-moe-store"
-INDEX_NAME = "index.sqlite"
 RESERVED_NAMES = frozenset({"auto", "base"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EXPERT_ID = re.compile(r"[0-9a-f]{64}")
-# What a store may hold before it has its marker: an interrupted training, the gap ledger.
-_UNMARKED = re.compile(r"objects|staging|training|gaps\.sqlite.*")
 _STATUSES = frozenset({"active", "quarantine", "rejected", "removed"})
 logger = logging.getLogger(__name__)
 
@@ -62,17 +55,6 @@ class ExpertRecord:
     created: str
     manifest: Manifest
     folder: Path
-
-
-def default_store_path() -> Path:
-    """ADAPTIVE_MOE_STORE, else ./experts if it carries our marker, else the user's data folder."""
-    named = os.environ.get("ADAPTIVE_MOE_STORE")
-    if named:
-        return Path(named)
-    here = Path("experts")
-    if (here / MARKER_NAME).is_file():
-        return here
-    return platformdirs.user_data_path("adaptive-moe", appauthor=False) / "experts"
 
 
 def check_name(name: str) -> str:
@@ -98,7 +80,7 @@ class Store:
         self._clock = clock
         self._root = root.absolute()
         with disk_errors(self._root):
-            self._check_place()
+            check_place(self._root)
         self._index = Index(self._root / INDEX_NAME)
         self._collect(is_kept=lambda _row: True)
 
@@ -129,7 +111,7 @@ class Store:
     @property
     def exists(self) -> bool:
         """Whether the store was made already."""
-        return (self._root / MARKER_NAME).is_file() or (self._root / INDEX_NAME).is_file()
+        return is_store(self._root)
 
     def create(self) -> None:
         """Make the folder and its index if they are not there; StoreError."""
@@ -310,19 +292,6 @@ class Store:
         """Delete folders of removed or unknown experts and dead staging; how many were deleted."""
         return self._collect(is_kept=lambda row: row.status != "removed")
 
-    def _check_place(self) -> None:
-        """Complain early where no store is and none can be made."""
-        root = self._root
-        _refuse_file(root)
-        if self.exists:
-            return
-        if root.exists() and not all(_UNMARKED.fullmatch(entry.name) for entry in root.iterdir()):
-            raise StoreError(f"{root} is not a store; name an empty folder or one that is")
-        parent = next(place for place in (root, *root.parents) if place.exists())
-        as_effective = os.access in os.supports_effective_ids
-        if not os.access(parent, os.W_OK | os.X_OK, effective_ids=as_effective):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(root))
-
     def _now(self) -> str:
         return self._clock().astimezone(UTC).isoformat(timespec="seconds")
 
@@ -400,13 +369,6 @@ class Store:
         if not objects.is_dir():
             return ()
         return tuple(entry for entry in objects.iterdir() if entry.name not in kept)
-
-
-def _refuse_file(root: Path) -> None:
-    """StoreError where a file stands in the place of the store or of a folder above it."""
-    found = next(place for place in (root, *root.parents) if place.is_symlink() or place.exists())
-    if not found.is_dir():
-        raise StoreError(f"{found} is no folder; name a folder for the store with --store")
 
 
 def _manifest_of(row: IndexRow, folder: Path) -> Manifest:

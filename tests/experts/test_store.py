@@ -28,7 +28,8 @@ from adaptive_moe.experts.manifest import (
     manifest_id,
     parse_manifest,
 )
-from adaptive_moe.experts.store import MARKER_NAME, Store, default_store_path
+from adaptive_moe.experts.place import MARKER_NAME, default_store_path
+from adaptive_moe.experts.store import Store
 from tests.experts.published import NOW, fill, manifest_of, publish
 
 WEIGHTS = "adapter_model.safetensors"
