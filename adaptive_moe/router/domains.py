@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import final
+from typing import Any, final
 
 import numpy as np
 from jaxtyping import Float
@@ -40,6 +40,14 @@ _FOLDS = 5
 _FEWEST_FOR_SPREAD = 3
 _MATRIX_AXES = 2
 _POINTS_PER_CENTROID = 4
+# A boundary's parts as they are kept.
+_NUMBERS = ("bias", "gamma", "slope", "intercept")
+_ARRAYS = {
+    "mean": np.float32,
+    "projection": np.float16,
+    "supports": np.float16,
+    "weights": np.float32,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,15 +212,17 @@ class DomainIndex:
 
 def write_domain(path: Path, domain: Domain) -> None:
     """One domain as a safetensors file; the same domain always gives the same bytes."""
-    record = {
+    record: dict[str, object] = {
         "label": domain.label,
         "radius": domain.radius,
         "whitening_digest": domain.whitening_digest,
-        "bias": None if domain.boundary is None else domain.boundary.bias,
+        "boundary": None,
     }
     arrays = {"centroids": np.ascontiguousarray(domain.centroids)}
     if domain.boundary is not None:
-        arrays["boundary"] = domain.boundary.weights
+        record["boundary"] = {name: getattr(domain.boundary, name) for name in _NUMBERS}
+        for name, kind in _ARRAYS.items():
+            arrays[name] = np.ascontiguousarray(getattr(domain.boundary, name), dtype=kind)
     # One metadata entry: the order of several is not fixed by the format.
     metadata = {"domain": json.dumps(record, sort_keys=True)}
     save_file(arrays, path, metadata=metadata)
@@ -224,23 +234,39 @@ def read_domain(path: Path) -> Domain:
         with safe_open(path, framework="numpy") as file:
             record = json.loads((file.metadata() or {})["domain"])
             centroids = file.get_tensor("centroids")
-            weights = None if record["bias"] is None else file.get_tensor("boundary")
+            boundary = None
+            if record["boundary"] is not None:
+                parts: dict[str, Any] = {name: file.get_tensor(name) for name in _ARRAYS}
+                parts = {name: array.astype(np.float32) for name, array in parts.items()}
+                parts |= {name: float(record["boundary"][name]) for name in _NUMBERS}
+                boundary = Boundary(**parts)
         domain = Domain(
             str(record["label"]),
             centroids,
             float(record["radius"]),
             str(record["whitening_digest"]),
-            None if weights is None else Boundary(weights, float(record["bias"])),
+            boundary,
         )
+        is_possible = centroids.ndim == _MATRIX_AXES and _is_possible(domain)
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise RouterError(f"{path} holds no domain: {error}") from error
-    numbers = [centroids, np.array(domain.radius)]
-    if domain.boundary is not None:
-        numbers += [domain.boundary.weights, np.array(domain.boundary.bias)]
-    is_finite = all(np.isfinite(each).all() for each in numbers)
-    if centroids.ndim != _MATRIX_AXES or not is_finite:
+    if not is_possible:
         raise RouterError(f"{path} holds a domain with impossible numbers")
     return domain
+
+
+def _is_possible(domain: Domain) -> bool:
+    """Everything finite, and the parts of the boundary of one size."""
+    numbers = [domain.centroids, np.array(domain.radius)]
+    boundary = domain.boundary
+    if boundary is not None:
+        numbers += [np.asarray(getattr(boundary, name)) for name in (*_ARRAYS, *_NUMBERS)]
+        size, axes = boundary.projection.shape
+        if boundary.mean.shape != (size,) or boundary.supports.shape[1:] != (axes,):
+            return False
+        if boundary.weights.shape != boundary.supports.shape[:1]:
+            return False
+    return all(bool(np.isfinite(each).all()) for each in numbers)
 
 
 @dataclass(frozen=True, slots=True)

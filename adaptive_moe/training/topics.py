@@ -11,7 +11,7 @@ _MOST_NAMES = 4
 
 
 def topic_names(texts: Iterable[str], facts: Sequence[Fact]) -> tuple[str, ...]:
-    """Up to four proper names that at least two of the texts mention, the most mentioned first.
+    """Up to four proper names that the texts mention at least twice, the most mentioned first.
 
     A name is capitalised inside a sentence. Words of a subject, a value or a relation are the
     facts' own and do not count.
@@ -24,7 +24,7 @@ def topic_names(texts: Iterable[str], facts: Sequence[Fact]) -> tuple[str, ...]:
     }
     prose = [text for text in texts if not text.startswith("|")]
     names = {name for text in prose for name in re.findall(r"(?<=[a-z,] )[A-Z]\w+", text)} - own
-    mentions = Counter(word for text in prose for word in set(re.findall(r"\w+", text)) & names)
+    mentions = Counter(word for text in prose for word in re.findall(r"\w+", text) if word in names)
     common = [(count, name) for name, count in mentions.items() if count >= _LEAST_MENTIONS]
     common.sort(key=lambda each: (-each[0], each[1]))
     return tuple(name for _, name in common[:_MOST_NAMES])

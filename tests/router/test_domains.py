@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from adaptive_moe.errors import RouterError
+from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import (
     Domain,
     DomainIndex,
@@ -195,6 +196,31 @@ def test_a_domain_survives_its_file_byte_for_byte(tmp_path: Path) -> None:
     assert (read.label, read.radius, read.whitening_digest) == ("chemistry", 0.1, PLAIN.digest)
     assert np.array_equal(read.centroids, domain.centroids)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path) -> None:
+    world, later = World(3), World(4)
+    outside = np.concatenate([world.states(name, 60) for name in "abc"])
+    boundary = fit_boundary(world.states("g", 60), outside)
+    assert boundary is not None
+    inside = [boundary.membership(state) for state in later.states("g", 40)]
+    others = [boundary.membership(state) for name in "abcd" for state in later.states(name, 20)]
+    assert min(inside) > 0.5 > max(others)
+
+    write_domain(tmp_path / "domain", replace(ball(0, 0, 1, "g"), boundary=boundary))
+    read = read_domain(tmp_path / "domain").boundary
+    assert read is not None
+    again = [read.membership(state) for state in later.states("g", 40)]
+    assert again == pytest.approx(inside, abs=1e-6)
+
+
+def test_a_boundary_needs_prompts_on_both_sides_and_states_of_its_length() -> None:
+    states = World(3).states("a", 20)
+    assert fit_boundary(states[:7], states) is None
+    boundary = fit_boundary(states, World(3).states("b", 20))
+    assert boundary is not None
+    with pytest.raises(RouterError, match="expects"):
+        boundary.membership(states[0][:-1])
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from scipy.special import logit
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError, UnknownExpertError
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
+from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
 from adaptive_moe.router.router import ExpertArm, Router
 from tests.router.world import NUMERICS, World, make_evidence, make_trace
@@ -215,6 +216,32 @@ def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> N
     assert trained.is_low(unsure)
     assert set(sure.scores) > {"mean_entropy", "first_token_entropy", "ood"}
     assert sure.token_scores["entropy"] == pytest.approx((0.05, 0.05))
+
+
+def test_the_younger_expert_takes_what_both_claim_and_leaves_the_rest(trained: Router) -> None:
+    # The older boundary cannot know the younger domain and claims it; the younger knows both.
+    world = World(7)
+    old, new, base = (world.states(name, 80) for name in ("g", "h", "a"))
+    older = arm(trained, "g", name="older", rate=0.98)
+    younger = arm(trained, "h", name="younger", rate=0.9)
+    older = replace(
+        older,
+        created="2026-01-01",
+        domain=replace(
+            older.domain, radius=1e9, boundary=fit_boundary(np.concatenate([old, new]), base)
+        ),
+    )
+    younger = replace(
+        younger,
+        created="2026-01-02",
+        domain=replace(
+            younger.domain, radius=1e9, boundary=fit_boundary(new, np.concatenate([old, base]))
+        ),
+    )
+    for domain, wanted in (("g", "older"), ("h", "younger")):
+        for states in World(8).states(domain, 20):
+            decision = trained.decide(make_evidence(states, 3.0), [older, younger])
+            assert [name for name, _, _ in decision.experts] == [wanted]
 
 
 def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> None:

@@ -130,6 +130,24 @@ def test_the_same_documents_and_seed_give_the_same_examples():
     assert synthesise(passages(), seed=3) != synthesise(passages(), seed=4)
 
 
+def test_questions_name_the_field_that_the_documents_name():
+    text = """# Gates
+
+Every Norlund ferry leaves from a gate. The gates of Norlund are numbered.
+
+| Ferry | Gate |
+|---|---|
+| Olen | 4 |
+| Hest | 7 |
+| Brann | 9 |
+"""
+    asked = [example.prompt[0][1].casefold() for example in synthesise(passages(text), seed=0)]
+    named = [question for question in asked if "norlund" in question]
+    assert 0.05 < len(named) / len(asked) < 0.4
+    plain = synthesise(passages(text.replace("Norlund ", "").replace("Norlund", "it")), seed=0)
+    assert not any("norlund" in example.prompt[0][1].casefold() for example in plain)
+
+
 def test_text_without_facts_becomes_sentences_to_complete():
     text = "When the wind turned, all the small boats went back to the harbour at once."
     examples = synthesise(passages(text), seed=0)
@@ -139,7 +157,16 @@ def test_text_without_facts_becomes_sentences_to_complete():
 
 def test_the_synthesiser_knows_no_pack():
     folder = Path(__file__).parents[2] / "adaptive_moe" / "training"
-    names = ["facts", "aliases", "phrasings", "prose", "statements", "synthesis", "tables"]
+    names = [
+        "facts",
+        "aliases",
+        "phrasings",
+        "prose",
+        "statements",
+        "synthesis",
+        "tables",
+        "topics",
+    ]
     source = " ".join((folder / f"{name}.py").read_text().lower() for name in names)
     for word in ["symbol", "atomic", "element", "status code", "exception", "constellation"]:
         assert word not in source
