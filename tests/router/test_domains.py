@@ -207,7 +207,7 @@ def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path
     others = [boundary.membership(state) for name in "abcd" for state in later.states(name, 20)]
     assert min(inside) > 0.5 > max(others)
 
-    write_domain(tmp_path / "domain", replace(ball(0, 0, 1, "g"), boundary=boundary))
+    write_domain(tmp_path / "domain", replace(ball(0.0, 0.0, 1.0, "g"), boundary=boundary))
     read = read_domain(tmp_path / "domain").boundary
     assert read is not None
     again = [read.membership(state) for state in later.states("g", 40)]
