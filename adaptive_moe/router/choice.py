@@ -16,6 +16,8 @@ _NEARLY_AS_SUCCESSFUL = 0.9
 _NEARLY_AS_NEAR = 1.1
 _EDGE_SOFTNESS = 0.1
 _SURELY_INSIDE = 0.9
+# What is less likely than this an expert's own it leaves alone, however unsure the base is.
+_LEAST_MEMBERSHIP = 0.3
 # An untrained router does not know the base's chances; an expert must at least be worth its own.
 _WORTH_ASKING = 0.5
 _UNNAMED = "the base's ordinary prompts"
@@ -191,7 +193,8 @@ def _candidates(
             continue
         if arm.domain.boundary is not None:
             belongs = arm.domain.boundary.membership(state)
-            found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
+            if belongs * left >= _LEAST_MEMBERSHIP:
+                found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
             left *= 1 - belongs
         elif distance < rival:
             belongs = membership(distance, arm.domain.radius)

@@ -203,14 +203,15 @@ def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path
     outside = np.concatenate([world.states(name, 60) for name in "abc"])
     boundary = fit_boundary(world.states("g", 60), outside)
     assert boundary is not None
-    inside = [boundary.membership(state) for state in later.states("g", 40)]
+    own = later.states("g", 40)
+    inside = [boundary.membership(state) for state in own]
     others = [boundary.membership(state) for name in "abcd" for state in later.states(name, 20)]
     assert min(inside) > 0.5 > max(others)
 
     write_domain(tmp_path / "domain", replace(ball(0.0, 0.0, 1.0, "g"), boundary=boundary))
     read = read_domain(tmp_path / "domain").boundary
     assert read is not None
-    again = [read.membership(state) for state in later.states("g", 40)]
+    again = [read.membership(state) for state in own]
     assert again == pytest.approx(inside, abs=1e-6)
 
 
