@@ -17,7 +17,7 @@ from adaptive_moe.cli.render import (
     source_line,
 )
 from adaptive_moe.cli.safe_text import clean_line
-from adaptive_moe.cli.training_view import plan_line, train_with_bar, verdict
+from adaptive_moe.cli.training_view import plan_line, split_line, train_with_bar, verdict
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.pocket.packs import PackQuestion, load_questions, pack_path
 
@@ -105,7 +105,7 @@ def _learn(voice: Voice, moe: "AdaptiveMoE", gap: "Gap") -> "TrainingOutcome":
     )
     result = outcome.result
     voice.say(
-        f"{outcome.examples:,} examples to learn from, {outcome.held_out:,} held out",
+        f"examples: {split_line(outcome.examples, outcome.selection, outcome.held_out)}",
         plan_line(outcome.plan),
         f"{result.steps} steps, held-out loss {result.loss_before:.3f} → {result.loss_after:.3f}",
     )

@@ -89,11 +89,20 @@ def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
         "training": f"{name} for {terminal.settings.base.id}",
         "data": f"{material.shape}: {len(material.rows):,} rows, {len(material.passages):,} "
         f"passages, {len(material.dropped):,} dropped",
-        "split": f"{split.name}: {len(split.train):,} to learn from, "
-        f"{len(split.held_out):,} held out",
+        "split": f"{split.name}: "
+        + split_line(len(split.train), split.selection_only, len(split.held_out)),
         "ranks": f"{plan.strategy}, reference rank {plan.reference_rank}",
     }
     terminal.err.print(facts_table(facts))
+
+
+def split_line(examples: int, selection: int, held_out: int) -> str:
+    """How many examples teach, how many choose the weights, and how many the gate judges by."""
+    if not selection:
+        return f"{examples:,} to learn from, {held_out:,} to choose weights by and for the gate"
+    return (
+        f"{examples:,} to learn from, {selection:,} to choose weights by, {held_out:,} for the gate"
+    )
 
 
 def plan_line(plan: "RankPlan") -> Text:
@@ -117,8 +126,8 @@ def estimate_facts(estimate: "TrainingEstimate") -> dict[str, object]:
     """What a training would take, for a person."""
     return {
         "data": estimate.shape,
-        "split": f"{estimate.split}: {estimate.examples:,} to learn from, "
-        f"{estimate.held_out:,} held out",
+        "split": f"{estimate.split}: "
+        + split_line(estimate.examples, estimate.selection, estimate.held_out),
         "parameters": f"{estimate.parameters:,}",
         "steps": f"{estimate.steps:,} at most",
         "tokens": f"{estimate.tokens:,}",

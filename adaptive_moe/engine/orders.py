@@ -53,7 +53,11 @@ class TrainingOrder:
 
 @dataclass(frozen=True, slots=True)
 class TrainingOutcome:
-    """A finished training: what was published under which status, and every figure behind it."""
+    """A finished training: what was published under which status, and every figure behind it.
+
+    `examples` taught, `selection` others chose the weights, `held_out` judged them; where there
+    was too little to part, `selection` is 0 and `held_out` did both.
+    """
 
     record: ExpertRecord
     report: GateReport
@@ -61,6 +65,7 @@ class TrainingOutcome:
     result: TrainingResult
     shape: str
     examples: int
+    selection: int
     held_out: int
     dropped: tuple[tuple[str, int, str], ...]
     seconds: float
@@ -96,6 +101,7 @@ class TrainingOutcome:
             "reason": record.reason,
             "shape": self.shape,
             "examples": self.examples,
+            "selection_examples": self.selection,
             "held_out_examples": self.held_out,
             "dropped": [list(each) for each in self.dropped],
             "plan": to_json(self.plan),
@@ -118,7 +124,7 @@ class TrainingEstimate:
     """What a training would take if it ran to its last step.
 
     `steps` and `tokens` (answer tokens) are exact; `seconds` and `peak_bytes` are extrapolated
-    from a few real steps.
+    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome.
     """
 
     steps: int
@@ -126,6 +132,7 @@ class TrainingEstimate:
     seconds: float
     peak_bytes: int
     examples: int
+    selection: int
     held_out: int
     shape: str
     split: str

@@ -44,6 +44,11 @@ class Split:
     digest: str
     other: tuple[Example, ...] = ()
 
+    @property
+    def selection_only(self) -> int:
+        """How many examples choose the weights and judge nothing; 0 where the gate's have to."""
+        return 0 if self.selection == self.held_out else len(self.selection)
+
 
 def split_examples(
     material: Material, synthesised: Sequence[Example], settings: TrainingSettings, seed: int

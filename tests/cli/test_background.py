@@ -28,7 +28,7 @@ from tests.cli.running import run
 from tests.flows.lighthouses import ISLES, write_material
 
 FRANCE = "What is the capital of France?"
-ESTIMATE = TrainingEstimate(800, 9, 75.0, 2**28, 120, 30, "documents", "recall", 4)
+ESTIMATE = TrainingEstimate(800, 9, 75.0, 2**28, 120, 15, 15, "documents", "recall", 4)
 
 
 def lighthouse_gap(detector, *, correct=None, topic="keeper"):

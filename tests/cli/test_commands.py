@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from adaptive_moe.experts.store import Store
 from tests.cli.running import run
 
 
@@ -63,8 +64,8 @@ def test_a_plan_spends_the_same_parameters_whatever_the_strategy(store):
 def test_a_rehearsal_writes_nothing(store, material, tmp_path):
     found = values("train", "homes", "--data", material, "--dry-run", *store)
     assert found["steps"] > 0
-    assert found["examples"] + found["held_out"] == 80
-    assert values("experts", "list", "--all", *store)["experts"] == []
+    assert found["examples"] + found["selection"] + found["held_out"] == 80
+    assert not (tmp_path / "store").exists()
 
 
 @pytest.mark.slow
@@ -110,6 +111,10 @@ def test_doctor_finds_a_healthy_house_and_a_broken_one(store, tmp_path):
     found = values("doctor", *store)
     assert found["well"]
     assert {check["name"] for check in found["checks"]} >= {"torch", "store", "base pocket"}
+    assert not (tmp_path / "store").exists()
+    with Store(tmp_path / "store") as opened:
+        opened.create()
+    assert values("doctor", *store)["well"]
     (tmp_path / "store" / "index.sqlite").write_bytes(b"no database " * 100)
     done = run("doctor", *store)
     assert done.exit_code == 1

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from adaptive_moe.experts.store import Store
+
 HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "datasets", "prompt_toolkit")
 COMMANDS = (
     "ask", "chat", "train", "demo", "doctor", "experts", "experts list", "experts show",
@@ -44,10 +46,13 @@ def test_help_version_and_mistakes_import_nothing_heavy():
 
 
 def test_the_store_is_listed_without_torch(tmp_path):
+    with Store(tmp_path / "s") as store:
+        store.create()
     done = run_all(f"experts list --store {tmp_path / 's'}", f"experts verify --store {tmp_path}/s")
     assert "HEAVY []" in done.stderr
     assert done.stderr.count("LEFT") == 2
     assert "No experts in" in done.stdout
+    assert "There is nothing to verify." in done.stdout
 
 
 @pytest.mark.parametrize("words", [["-m", "adaptive_moe", "--version"]])

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from adaptive_moe.cli.training_view import split_line
 from adaptive_moe.training import material
 from tests.cli.running import run
 from tests.support.tiny_models import save_tiny
@@ -34,6 +35,12 @@ def test_the_material_is_read_once_and_told_before_the_first_step(words, monkeyp
     assert read.count(words[2]) == 1
     told = done.stderr.index("40 rows"), done.stderr.index("1/1")
     assert told[0] < told[1]
-    assert f"{outcome['examples']} to learn from, {outcome['held_out_examples']} held out" in (
-        done.stderr
-    )
+    assert [outcome[f"{key}examples"] for key in ("", "selection_", "held_out_")] == [34, 0, 6]
+    shown = " ".join(done.stderr.split())
+    assert "34 to learn from, 6 to choose weights by and for the gate" in shown
+
+
+def test_every_example_is_counted_once():
+    assert split_line(1200, 0, 6) == "1,200 to learn from, 6 to choose weights by and for the gate"
+    told = "68 to learn from, 6 to choose weights by, 7 for the gate"
+    assert split_line(68, 6, 7) == told

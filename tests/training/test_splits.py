@@ -59,6 +59,7 @@ def test_generalise_keeps_sources_whole():
     assert not selection & held_out
     measured = len(split.selection) + len(split.held_out)
     assert 8 <= measured <= 20
+    assert split.selection_only == len(split.selection)
     assert len(split.train) + measured == 80
 
 
@@ -66,6 +67,7 @@ def test_too_little_to_part_is_used_for_both():
     split = split_examples(material(rows(24)), (), SETTINGS, 0)
     assert len(split.held_out) < 8
     assert split.selection == split.held_out
+    assert split.selection_only == 0
 
 
 def test_near_copies_of_a_question_stay_on_one_side():
