@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: pocket demo test test-all check format golden bench clean
+.PHONY: pocket demo test test-all check format golden transcript bench clean
 
 # torch comes first and alone: other packages would pull a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
@@ -37,8 +37,13 @@ format: .venv/installed-development
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# Rewrite tests/golden; look at the difference before it is committed.
 golden: .venv/installed-development
-	$(BIN)/pytest --update-golden
+	$(BIN)/pytest -m golden --update-golden
+
+# Tell the demo anew into docs/demo.md (two minutes), which a slow test compares with.
+transcript: .venv/installed
+	$(BIN)/adaptive-moe demo --transcript docs/demo.md
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/runtime.py
@@ -48,7 +53,7 @@ pocket: .venv/installed
 	$(BIN)/python -m adaptive_moe.pocket build
 	$(BIN)/python -m adaptive_moe.pocket evaluate
 	mkdir -p build
-	$(BIN)/python -m adaptive_moe.pocket questions build/known.jsonl
+	$(BIN)/python -m adaptive_moe.pocket questions build/known.jsonl --wordings 2
 	$(BIN)/adaptive-moe router train build/known.jsonl --base pocket --output adaptive_moe/pocket/model/router
 
 clean:
