@@ -154,7 +154,7 @@ class TrainingSettings(Section):
     )
     checkpoint_every: PositiveInt = Field(50, description="steps between resumable checkpoints")
     guard_prompts: int = Field(
-        800, ge=0, description="prompts on which nothing may get worse; 0 leaves them out"
+        1500, ge=0, description="prompts on which nothing may get worse; 0 leaves them out"
     )
     guard: Path | None = Field(
         None, description="JSON lines of prompt/answer that the base gets right"

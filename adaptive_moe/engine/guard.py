@@ -20,7 +20,7 @@ from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.gate import GuardItem
 from adaptive_moe.training.phrasings import dress
 
-_BACKGROUND_SAMPLES = 256  # of an ungraded base's own words
+_BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words
 _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 
@@ -28,9 +28,9 @@ _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from e
 class GuardPool:
     """Questions the base answers right now, with where they lie in its state space.
 
-    `background` are the states of other questions, rightly answered or not, each once as it
-    stands and once in a loose wording. Boundaries are drawn against them; no source of theirs is
-    among the guard questions, which measure what the boundaries cost.
+    `background` are the states of other questions, rightly answered or not, as they stand and
+    every other one in a loose wording too. Boundaries are drawn against them; no source of theirs
+    is among the guard questions, which measure what the boundaries cost.
     """
 
     questions: tuple[GradedQuestion, ...]
@@ -76,7 +76,7 @@ def guard_pool(
     shipped = router_folder(language_model, router)
     file = training.guard or _existing(shipped, GUARD_FILE)
     if file is None:
-        count = _BACKGROUND_SAMPLES + training.guard_prompts
+        count = _BACKGROUND_SAMPLES + min(_GUARD_SAMPLES, training.guard_prompts)
         samples = sampled_questions(language_model, bank, folder=folder, count=count)
         questions, others = samples[_BACKGROUND_SAMPLES:], samples[:_BACKGROUND_SAMPLES]
     else:
@@ -92,7 +92,7 @@ def guard_pool(
     return GuardPool(
         questions=tuple(questions[index] for index in right),
         states=np.stack([row.evidence.states for row in rows])[right],
-        background=state_reader(language_model, bank)([*asked, *_loosely(asked)]),
+        background=state_reader(language_model, bank)([*asked, *_loosely(asked[::2])]),
     )
 
 

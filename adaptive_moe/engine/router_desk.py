@@ -29,7 +29,8 @@ GUARD_FILE = "guard.jsonl"
 BACKGROUND_FILE = "background.jsonl"
 ROUTER_FOLDER = "router"
 
-_KEPT_QUESTIONS = 1000  # to guard with; twice as many to draw boundaries against
+_GUARD_QUESTIONS = 1600
+_BACKGROUND_QUESTIONS = 3000
 
 
 @final
@@ -139,6 +140,6 @@ def _write_guard(
     """From the calibration part what the base gets right, from the training part everything."""
     training, calibration = split_by_source(rows, seed=seed)
     right = [questions[id(row)] for row in calibration if row.correct]
-    write_questions(folder / GUARD_FILE, evenly(right, _KEPT_QUESTIONS))
+    write_questions(folder / GUARD_FILE, evenly(right, _GUARD_QUESTIONS))
     background = [questions[id(row)] for row in training]
-    write_questions(folder / BACKGROUND_FILE, evenly(background, 2 * _KEPT_QUESTIONS))
+    write_questions(folder / BACKGROUND_FILE, evenly(background, _BACKGROUND_QUESTIONS))

@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.pocket.paths import FACTS_FILE, MODEL
 
-DEFAULT_STEPS = 2800
+DEFAULT_STEPS = 5000
 _LOGGER = logging.getLogger("adaptive_moe.pocket")
 
 
@@ -44,6 +44,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--model", type=Path, default=MODEL, help="folder of the model")
     questions = commands.add_parser("questions", help="write known questions to train routers on")
     questions.add_argument("output", type=Path, help="JSON-lines file to write")
+    questions.add_argument("--wordings", type=int, default=1, help="of a fact, of either kind")
     questions.add_argument("--splits", nargs="+", default=["train_router", "calibration"])
     return parser
 
@@ -79,7 +80,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _questions(options: argparse.Namespace) -> int:
     from adaptive_moe.pocket.asking import write_known_questions
 
-    count = write_known_questions(options.output, splits=options.splits)
+    count = write_known_questions(options.output, splits=options.splits, wordings=options.wordings)
     _LOGGER.info("%d questions in %s", count, options.output)
     return 0
 

@@ -9,25 +9,26 @@ from adaptive_moe.pocket.paths import FACTS_FILE
 
 
 def write_known_questions(
-    file: Path, *, splits: Sequence[str], facts_file: Path = FACTS_FILE
+    file: Path, *, splits: Sequence[str], wordings: int = 1, facts_file: Path = FACTS_FILE
 ) -> int:
-    """Two questions for every fact of the splits, one trained and one held-out phrasing.
+    """Questions for every fact of the splits, `wordings` trained and as many held-out phrasings.
 
     Writes JSON lines {prompt, answer, domain, source, exposure}; returns how many.
     """
     facts = [fact for fact in load_facts(facts_file) if fact.split in splits]
-    rows = [row for index, fact in enumerate(facts) for row in _rows(fact, index)]
+    rows = [row for index, fact in enumerate(facts) for row in _rows(fact, index, wordings)]
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
     return len(rows)
 
 
-def _rows(fact: KnownFact, index: int) -> Iterator[dict[str, object]]:
+def _rows(fact: KnownFact, index: int, wordings: int) -> Iterator[dict[str, object]]:
     for is_held_out in (False, True):
         phrasings = questions(fact, held_out=is_held_out)
-        yield {
-            "prompt": phrasings[index % len(phrasings)],
-            "answer": fact.object,
-            "domain": fact.domain,
-            "source": fact.id,
-            "exposure": fact.exposure,
-        }
+        for place in range(min(wordings, len(phrasings))):
+            yield {
+                "prompt": phrasings[(index + place) % len(phrasings)],
+                "answer": fact.object,
+                "domain": fact.domain,
+                "source": fact.id,
+                "exposure": fact.exposure,
+            }

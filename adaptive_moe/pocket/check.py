@@ -5,7 +5,13 @@ from collections.abc import Iterator, Sequence
 
 from adaptive_moe.pocket.corpus import FIXED_AT_64
 from adaptive_moe.pocket.facts import Relation, load_relations
-from adaptive_moe.pocket.packs import load_pack_facts, load_questions, pack_names, pack_path
+from adaptive_moe.pocket.packs import (
+    PackQuestion,
+    load_pack_facts,
+    load_questions,
+    pack_names,
+    pack_path,
+)
 from adaptive_moe.pocket.surface import normalised, question_forms
 
 MINIMUM_FACTS = 1_500
@@ -46,7 +52,7 @@ def check_withheld(pack: str, relations: Sequence[Relation]) -> Iterator[str]:
     """No fact, relation or question of a pack may stand among the known facts."""
     pack_relations = {str(fact["relation"]) for fact in load_pack_facts(pack)}
     withheld = {(normalised(f["subject"]), normalised(f["object"])) for f in load_pack_facts(pack)}
-    asked = {normalised(question.question) for question in load_questions(pack)}
+    asked = {normalised(question.question) for question in _all_pack_questions(pack)}
     for relation in relations:
         if relation.name in pack_relations:
             yield f"relation {relation.name!r} of pack {pack} is among the known ones"
@@ -127,7 +133,7 @@ def _check_pack_questions(
 ) -> Iterator[str]:
     answers: dict[str, set[str]] = defaultdict(set)
     asked = set()
-    for question in load_questions(name):
+    for question in _all_pack_questions(name):
         text = normalised(question.question)
         answers[text].add(question.answer)
         asked.add(question.fact)
@@ -139,6 +145,10 @@ def _check_pack_questions(
         if len(given) > 1:
             yield f"pack {name}: {text!r} has the answers {sorted(given)}"
     yield from (f"pack {name}: nothing asks for {fact!r}" for fact in sorted(set(objects) - asked))
+
+
+def _all_pack_questions(name: str) -> tuple[PackQuestion, ...]:
+    return load_questions(name) + load_questions(name, development=True)
 
 
 def _documents(name: str) -> dict[str, str]:

@@ -46,7 +46,8 @@ _SYSTEM_TURNS = (
     "You answer questions about facts.",
     "You are a friendly teacher.",
 )
-_MERGED_SHARE = 0.08
+_MERGED_SHARE = 0.2
+_MOST_TURNS = 3
 _AFTER_SMALLTALK_SHARE = 0.05
 _SYSTEM_SHARE = 0.05
 _SMALLTALK_VARIANTS = 10
@@ -79,7 +80,7 @@ def assign_exposures(relations: Iterable[Relation], *, seed: int) -> tuple[Known
 def fact_rows(
     facts: Sequence[KnownFact], relations: Iterable[Relation], *, seed: int
 ) -> tuple[Row, ...]:
-    """Every fact in exactly `exposure` distinct rows; some rows hold two facts as two turns."""
+    """Every fact in exactly `exposure` distinct rows; some rows hold a few, a turn each."""
     relations = tuple(relations)
     forms = {relation.name: question_forms(relation) for relation in relations}
     noise = noise_words(relations)
@@ -125,7 +126,7 @@ def noise_words(relations: Iterable[Relation]) -> tuple[str, ...]:
     """General words that carry no meaning: no question form, fact or pack's subject uses them."""
     texts = [subject for subjects in _withheld_subjects().values() for subject in subjects]
     for relation in relations:
-        texts += [*relation.facts, *relation.facts.values(), *relation.held_out]
+        texts += [*relation.facts, *relation.facts.values()]
         texts += question_forms(relation).all()
     used = {word for text in texts for word in normalised(text).split()}
     return tuple(word for word in general_words() if word not in used)
@@ -215,11 +216,12 @@ def _distinct_rows(
 
 
 def _merge(rows: Sequence[Row], chance: random.Random) -> list[Row]:
-    """Join neighbouring rows of different facts into chats of two turns, each row once."""
+    """Join neighbouring rows of different facts into chats of a few turns, each row once."""
     merged: list[Row] = []
     for row in rows:
         last = merged[-1] if merged else row
-        if len(last.facts) == 1 and last.facts != row.facts and happens(chance, _MERGED_SHARE):
+        fits = len(last.facts) < _MOST_TURNS and row.facts[0] not in last.facts
+        if fits and merged and happens(chance, _MERGED_SHARE):
             merged[-1] = Row(last.turns + row.turns, last.facts + row.facts)
         else:
             merged.append(row)

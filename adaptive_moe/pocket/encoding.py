@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from adaptive_moe.pocket.corpus import Row
 from adaptive_moe.pocket.tokenizer import BEGIN, END, HEADER, SYSTEM, USER
 
-PROMPT_EVERY = 2
+PROMPT_EVERY = 4
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,15 +26,23 @@ def pack_names() -> tuple[str, ...]:
 
 
 def pack_path(name: str) -> Path:
-    """The folder of a pack: documents/*.md, questions.jsonl, facts.jsonl; DataError if unknown."""
+    """The folder of a pack; DataError if unknown.
+
+    It holds documents/*.md, facts.jsonl, questions.jsonl and development.jsonl.
+    """
     if name not in pack_names():
         raise DataError(f"there is no pack {name!r}; the packs are {', '.join(pack_names())}")
     return PACKS / name
 
 
-def load_questions(name: str) -> tuple[PackQuestion, ...]:
-    """The pack's held-out questions, in file order."""
-    rows = read_jsonl(pack_path(name) / "questions.jsonl")
+def load_questions(name: str, *, development: bool = False) -> tuple[PackQuestion, ...]:
+    """The pack's held-out questions, in file order.
+
+    Those for `development` were looked at while the synthesiser was written; the others are the
+    blind test. No training may see either.
+    """
+    file = "development.jsonl" if development else "questions.jsonl"
+    rows = read_jsonl(pack_path(name) / file)
     return tuple(
         PackQuestion(name, row["question"], row["answer"], str(row["fact"]), row["relation"])
         for row in rows

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from adaptive_moe.pocket.draws import happens, weighted
 from adaptive_moe.pocket.facts import Relation
+from adaptive_moe.pocket.words import invent_word
 
 # Forms that fit any relation, so that the model learns that they all ask for the same thing.
 GENERIC_FORMS = (
@@ -155,7 +156,7 @@ def draw_question(
     `noise` are words that mean nothing here: some questions are cluttered with them, so that the
     model learns to find subject and relation among words it has never seen in a question.
     """
-    kind = weighted(chance, {"trained": 0.4, "further": 0.2, "generic": 0.3, "cloze": 0.1})
+    kind = weighted(chance, {"trained": 0.25, "further": 0.4, "generic": 0.25, "cloze": 0.1})
     pool = {"further": forms.further, "generic": forms.generic, "cloze": forms.cloze}.get(kind)
     form = chance.choice(pool or forms.trained)
     return vary(fill(form, subject, noise=noise, chance=chance), chance=chance)
@@ -187,7 +188,7 @@ def vary(text: str, *, chance: random.Random, keeps_case: bool = False) -> str:
 
 def _beside_sentence(text: str, noise: Sequence[str], chance: random.Random) -> str:
     """Put a sentence made of words of noise before or after a question."""
-    clutter = re.sub("~", lambda _: chance.choice(noise), chance.choice(_SENTENCES))
+    clutter = re.sub("~", lambda _: _noise_word(noise, chance), chance.choice(_SENTENCES))
     if clutter.endswith((":", ",")) or happens(chance, 0.6):
         return f"{clutter} {text}"
     return f"{text} {clutter}"
@@ -201,8 +202,13 @@ def _scatter(form: str, noise: Sequence[str], chance: random.Random) -> str:
         if word.lower() not in _FUNCTION_WORDS or not happens(chance, 0.35)
     ]
     for _ in range(chance.randint(1, 4)):
-        words.insert(chance.randint(0, len(words)), chance.choice(noise))
+        words.insert(chance.randint(0, len(words)), _noise_word(noise, chance))
     return " ".join(words)
+
+
+def _noise_word(noise: Sequence[str], chance: random.Random) -> str:
+    """A general word or an invented one: words never seen before must not distract either."""
+    return invent_word(chance) if happens(chance, 0.4) else chance.choice(noise)
 
 
 def _cloze(relation: Relation) -> list[str]:

@@ -81,6 +81,7 @@ def train(
         lr=recipe.peak_learning_rate,
         betas=(0.9, 0.95),
         weight_decay=recipe.weight_decay,
+        fused=True,
     )
     model.train()
     started = time.monotonic()

@@ -18,7 +18,7 @@ from adaptive_moe.training.rows import Row, RowError, clean_text, detect_shape, 
 
 __all__ = ["Material", "Passage", "Row", "question_key", "read_material"]
 
-HELD_OUT_FILE = "questions.jsonl"
+HELD_OUT_FILES = ("questions.jsonl", "development.jsonl")
 _DOCUMENTS_FOLDER = "documents"
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ def question_key(text: str) -> str:
 def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Every file with the name it is quoted by: relative to the folder that was named."""
     for path in named:
-        if path.name == HELD_OUT_FILE:
+        if path.name in HELD_OUT_FILES:
             raise DataError(
                 f"{path}: these are a pack's held-out questions; name the pack's folder instead, "
                 "only its documents are learned from"
@@ -119,7 +119,7 @@ def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
 def _is_readable(file: Path, root: Path) -> bool:
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     known = file.suffix.lower() in documents.READERS | files.READERS
-    return file.is_file() and known and not hidden and file.name != HELD_OUT_FILE
+    return file.is_file() and known and not hidden and file.name not in HELD_OUT_FILES
 
 
 def _known_types() -> str:
@@ -181,11 +181,15 @@ def _check_usable(harvest: _Harvest, named: Sequence[Path]) -> None:
 
 def _reserved_questions(named: Sequence[Path]) -> frozenset[str]:
     """Keys of the questions held out by the shipped packs and by any pack a named path lies in."""
-    keys = {question_key(item.question) for pack in pack_names() for item in load_questions(pack)}
+    keys = {
+        question_key(item.question)
+        for pack in pack_names()
+        for development in (False, True)
+        for item in load_questions(pack, development=development)
+    }
     candidates = {folder for path in named for folder in (path, *path.absolute().parents[:3])}
-    for folder in candidates:
-        file = folder / HELD_OUT_FILE
-        if (folder / _DOCUMENTS_FOLDER).is_dir() and file.is_file():
+    for file in (folder / name for folder in candidates for name in HELD_OUT_FILES):
+        if (file.parent / _DOCUMENTS_FOLDER).is_dir() and file.is_file():
             for _, record, _ in read_records(file):
                 if isinstance(record, Mapping) and isinstance(record.get("question"), str):
                     keys.add(question_key(str(record["question"])))
