@@ -55,8 +55,10 @@ def test_a_transcript_is_compared_but_for_its_figures_and_breaks():
     assert told_words(here) == told_words(there)
     assert told_words(here) == [
         "# It learns",
-        "gap # (chemical, iron): verified # of # wrong: evidence # (needs #), #, at most #, base # "
-        + "MiB chemistry v# from a.md:# H#O → Fe?",
+        (
+            "gap # (chemical, iron): verified # of # wrong: evidence # (needs #), #, at most #, "
+            "base # MiB chemistry v# from a.md:# H#O → Fe?"
+        ),
     ]
     for old, new in (("Fe", "Au"), ("wrong", "right"), ("MiB", "KiB"), ("verified", "#")):
         assert told_words(here.replace(old, new)) != told_words(here)

@@ -16,7 +16,6 @@ from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.importance import gradient_importance, gradient_norm
 from adaptive_moe.training.ranks import plan_ranks
-from adaptive_moe.training.steps import Stepper
 from adaptive_moe.training.trainer import learning_rate, train_lora
 from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
 
@@ -161,31 +160,41 @@ def test_too_little_material_is_refused(llama, make_bank, examples, quick):
         train(llama, make_bank, examples[:3], quick)
 
 
-def test_memory_shortage_halves_the_micro_batch_for_good(
-    llama, make_bank, examples, quick, monkeypatch
-):
+def limit_memory(language_model, fits):
+    """Let training passes of the real model fail whose number of examples does not fit.
+
+    Only with gradients, as it is what a backward pass needs that fills the memory. Gives the
+    number of examples of every pass that was tried.
+    """
     sizes = []
-    whole = Stepper._accumulate
 
-    def scarce(self, indexes):
-        sizes.append(self._size)
-        if self._size > 2:
-            raise torch.OutOfMemoryError("out of memory")
-        return whole(self, indexes)
+    def allocate(_module, arguments, keywords):
+        rows = len(arguments[0] if arguments else keywords["input_ids"])
+        if torch.is_grad_enabled():
+            sizes.append(rows)
+            if not fits(rows, sizes.count(rows)):
+                raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(Stepper, "_accumulate", scarce)
-    result = train(llama, make_bank, examples, quick)
-    assert sizes == [8, 4, *[2] * 6]
+    language_model.model.get_decoder().register_forward_pre_hook(allocate, with_kwargs=True)
+    return sizes
+
+
+def test_memory_shortage_halves_the_micro_batch_for_good(make_bank, examples, quick):
+    scarce, roomy = tiny_language_model("llama"), tiny_language_model("llama")
+    # Four fit once and then no more: what the first pass of that step gave must be thrown away.
+    sizes = limit_memory(scarce, lambda rows, count: rows <= 2 or (rows == 4 and count == 1))
+    result = train(scarce, make_bank, examples, quick)
+    assert sizes == [8, 4, 4, *[2] * 4 * quick.max_steps]
     assert result.skipped_steps == 0
+    small = quick.model_copy(update={"micro_batch_size": 2})
+    assert same_weights(result.weights, train(roomy, make_bank, examples, small).weights)
 
 
-def test_when_nothing_fits_it_says_so(llama, make_bank, examples, quick, monkeypatch):
-    def never(_self, _indexes):
-        raise torch.OutOfMemoryError("out of memory")
-
-    monkeypatch.setattr(Stepper, "_accumulate", never)
+def test_when_nothing_fits_it_says_so(llama, make_bank, examples, quick):
+    sizes = limit_memory(llama, lambda _rows, _count: False)
     with pytest.raises(InsufficientMemoryError):
         train(llama, make_bank, examples, quick)
+    assert sizes == [8, 4, 2, 1]
 
 
 def test_progress_counts_every_step(llama, make_bank, examples, quick):
