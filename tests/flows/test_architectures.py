@@ -12,6 +12,7 @@ from adaptive_moe.config.loading import load_settings
 from tests.support.tiny_models import ARCHITECTURES, save_tiny
 
 PROMPT = "What is the colour of 3?"
+BEYOND_PEFT = {"opt"}  # PEFT's aLoRA cannot take OPT's flattened hidden states
 QUICK = {"llama", "gpt2", "gpt_neox"}
 ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(24)]
 
@@ -37,7 +38,6 @@ def settings(tmp_path):
         if architecture in QUICK
         else pytest.param(architecture, marks=pytest.mark.slow)
         for architecture in ARCHITECTURES
-        if architecture != "opt"  # PEFT's own aLoRA cannot take OPT's flattened hidden states
     ],
 )
 def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture, tmp_path):
@@ -51,11 +51,25 @@ def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture,
         moe.store.activate(outcome.record.expert_id)
     with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
         answer = moe.generate(PROMPT, experts=["colours"], min_new_tokens=4)
+        again = moe.generate(PROMPT, experts=["colours"], min_new_tokens=4)
         moe.export_expert("colours", tmp_path / "peft")
         encoded = moe.language_model.encode(PROMPT)
         model = moe.language_model.model
-    theirs = PeftModel.from_pretrained(model, tmp_path / "peft").eval()
+    assert again.text == answer.text
+    assert float(np.abs(answer.attribution.shares).max()) > 0
+    if architecture in BEYOND_PEFT:
+        return
     ids = torch.tensor([[*encoded.prompt_ids, *encoded.header_ids]])
+    tokens, expected = in_plain_peft(model, tmp_path / "peft", ids)
+    assert moe.language_model.decode_answer(tokens) == answer.text
+    np.testing.assert_allclose(
+        answer.attribution.routed_log_probability, expected[: len(answer.tokens)], atol=5e-5
+    )
+
+
+def in_plain_peft(model, folder, ids):
+    """The tokens that PEFT's own aLoRA and transformers' own generate give, and their log p."""
+    theirs = PeftModel.from_pretrained(model, folder).eval()
     with torch.inference_mode():
         generated = theirs.generate(
             input_ids=ids,
@@ -68,8 +82,4 @@ def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture,
         )
     tokens = generated.sequences[0, ids.shape[1] :].tolist()
     rows = torch.stack(generated.logits)[:, 0].log_softmax(dim=-1)
-    expected = [float(row[token]) for row, token in zip(rows, tokens, strict=True)]
-    assert moe.language_model.decode_answer(tokens) == answer.text
-    np.testing.assert_allclose(
-        answer.attribution.routed_log_probability, expected[: len(answer.tokens)], atol=5e-5
-    )
+    return tokens, [float(row[token]) for row, token in zip(rows, tokens, strict=True)]
