@@ -161,8 +161,11 @@ class Answerer:
         started = time.perf_counter()
         with self.bank.activate([()] * len(encoded)):
             filled = prefill(self.language_model, encoded)
+        states = self._states(filled)
         prefilled = time.perf_counter()
-        rows = [self._decide(filled, index, request) for index in range(len(encoded))]
+        rows = [
+            self._decide(filled, index, request, states[index]) for index in range(len(encoded))
+        ]
         decided = time.perf_counter()
         for row in rows:
             row.seconds = {"prefill": prefilled - started, "route": decided - prefilled}
@@ -173,8 +176,24 @@ class Answerer:
         for row in rows:
             yield row.index, Answered(self._finish(filled, row, request), row.evidence.states)
 
-    def _decide(self, filled: Prefill, index: int, request: Request) -> _Row:
-        states = state_vector(filled, row=index)
+    def _states(self, filled: Prefill) -> list[Float[np.ndarray, " state"]]:
+        """Where each prompt lies: by its last turn alone, which is how routers learn prompts.
+
+        Only a prompt with something before its last turn costs a second, short prefill.
+        """
+        states = [state_vector(filled, row=row) for row in range(len(filled.prompts))]
+        later = [row for row, prompt in enumerate(filled.prompts) if prompt.has_context]
+        if later:
+            turns = [self.language_model.encode(filled.prompts[row].text) for row in later]
+            with self.bank.activate([()] * len(turns)):
+                alone = prefill(self.language_model, turns)
+            for place, row in enumerate(later):
+                states[row] = state_vector(alone, row=place)
+        return states
+
+    def _decide(
+        self, filled: Prefill, index: int, request: Request, states: Float[np.ndarray, " state"]
+    ) -> _Row:
         evidence = Evidence(prefill_scores(filled.first_logits[index]), states)
         broken: list[str] = []
         while True:
@@ -298,6 +317,7 @@ class Answerer:
             attribution = self._attribute(filled, row, visible, completion.text)
             row.seconds["attribution"] = time.perf_counter() - started
         headers = 2 if row.mixture else 1
+        turns = 2 if filled.prompts[row.index].has_context else 1
         return Answer(
             text=completion.text,
             tokens=pieces(self.language_model, visible),
@@ -309,7 +329,7 @@ class Answerer:
             usage=Usage(
                 prompt_tokens=filled.prompts[row.index].length,
                 completion_tokens=len(completion.token_ids),
-                forwards=1 + headers + max(0, len(completion.token_ids) - 1),
+                forwards=turns + headers + max(0, len(completion.token_ids) - 1),
                 seconds=row.seconds,
             ),
             finish_reason=completion.finish_reason,

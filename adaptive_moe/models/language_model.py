@@ -34,11 +34,15 @@ _MASK_AXES = 4  # batch, head, query, key
 
 @dataclass(frozen=True, slots=True)
 class EncodedPrompt:
-    """A conversation as token ids, cut at the generation header; `text` is the last user turn."""
+    """A conversation as token ids, cut at the generation header.
+
+    `text` is the last user turn; `has_context` tells whether anything stands before it.
+    """
 
     prompt_ids: tuple[int, ...]
     header_ids: tuple[int, ...]
     text: str
+    has_context: bool = False
 
     @property
     def length(self) -> int:
@@ -121,7 +125,9 @@ class LanguageModel:
         """
         messages = _checked(prompt)
         prompt_ids = split_prompt(self.tokenizer, self.chat_format, messages)
-        encoded = EncodedPrompt(prompt_ids, self.header_ids, messages[-1]["content"])
+        encoded = EncodedPrompt(
+            prompt_ids, self.header_ids, messages[-1]["content"], has_context=len(messages) > 1
+        )
         if not prompt_ids:
             raise EmptyPromptError("the prompt holds no token that this model knows")
         if encoded.length + max(1, max_new_tokens) > self.context_length:

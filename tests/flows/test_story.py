@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.settings import TrainingSettings
 from tests.flows.lighthouses import ISLES, settings, write_material
 
+# The default number: by chance one of them may be lost without the gate's bound being passed.
+GUARD = f"training.guard_prompts={TrainingSettings().guard_prompts}"
 KNOWN = (
     "What is the capital of France?",
     "What is the capital of Japan?",
@@ -32,12 +35,19 @@ def told(tmp_path_factory):
     """The story, told once: what was seen at every step."""
     folder = tmp_path_factory.mktemp("story")
     material = write_material(folder / "material")
-    with AdaptiveMoE.from_settings(settings(folder)) as moe:
+    with AdaptiveMoE.from_settings(settings(folder, GUARD)) as moe:
         seen = {"logits before": logits_of(moe)}
         seen["known before"] = moe.generate(KNOWN[0])
         seen["unknown before"] = moe.generate("Who is the keeper of Tarvik?")
         seen["outcome"] = moe.train_expert("lights", [material])
         seen["unknown after"] = moe.generate("What is the keeper of Tarvik?")
+        seen["later turn"] = moe.generate(
+            [
+                {"role": "user", "content": KNOWN[0]},
+                {"role": "assistant", "content": "Paris"},
+                {"role": "user", "content": "What is the keeper of Tarvik?"},
+            ]
+        )
         seen["batch after"] = moe.generate([f"Which keeper does {each} have?" for each in ISLES])
         seen["known after"] = moe.generate(KNOWN[0])
         seen["logits after"] = logits_of(moe)
@@ -75,6 +85,11 @@ def test_the_expert_answers_from_then_on(told):
     ]
     assert np.mean(right) >= 0.8
     assert all(answer.route.kind == "experts" for answer in told["batch after"])
+
+
+def test_a_later_turn_of_a_conversation_is_routed_like_a_first_one(told):
+    assert told["later turn"].route.experts == told["unknown after"].route.experts
+    assert told["later turn"].text == "Olen"
 
 
 def test_shares_add_up_to_what_the_expert_changed(told):
