@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from adaptive_moe.training.aliases import coincident_aliases, document_aliases, shorter_names
+from adaptive_moe.training.associations import associated_words
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.prose import Clause, clauses, definition, prose_facts
 from adaptive_moe.training.statements import mine_statements, names_in_statements
@@ -21,13 +22,15 @@ class FactBase:
     """Facts without repeats, in document order.
 
     `names` maps a relation to what people may call it, its own name first; `statements` to the
-    sentence patterns ({subject}, {value}) that state it. `conflicts` are readable lines about
+    sentence patterns ({subject}, {value}) that state it; `associated` to words that the documents
+    use around it alone. `conflicts` are readable lines about
     facts that the documents state in two ways; the first one is kept.
     """
 
     facts: tuple[Fact, ...]
     names: dict[str, tuple[str, ...]]
     statements: dict[str, tuple[str, ...]]
+    associated: dict[str, tuple[str, ...]]
     conflicts: tuple[str, ...]
 
 
@@ -47,10 +50,12 @@ def extract_facts(passages: Sequence[Passage]) -> FactBase:
     for line in conflicts + more:
         _log.warning("conflict in the material: %s", line)
     statements = mine_statements(facts, prose)
+    names = _names(facts, passages, aliases, statements)
     return FactBase(
         facts=tuple(facts),
-        names=_names(facts, passages, aliases, statements),
+        names=names,
         statements=statements,
+        associated=associated_words((clause.text for clause in prose), facts, names),
         conflicts=tuple(conflicts + more),
     )
 

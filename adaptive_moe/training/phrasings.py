@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections.abc import Sequence
 
 # Form name to text. {relation} is a name of the relation, {subject} the subject, {kind} what the
 # subject is. Forms that need a kind are left out where none is known.
@@ -122,9 +123,40 @@ BARE_FORMS: dict[str, str] = {
     "bare-need": "I need {subject}.",
     "bare-which": "Which one is it for {subject}?",
     "bare-where": "Where does {subject} stand?",
-    "bare-how": "How is it with {subject}?",
+    "bare-how-is": "How is it with {subject}?",
     "bare-what-is": "What is it for {subject}?",
     "bare-kind": "And the {kind} {subject}?",
+    "bare-does": "What ~ does {subject} ~?",
+    "bare-how": "How does {subject} ~ the ~?",
+    "bare-in": "Where in the ~ is {subject}?",
+    "bare-when": "When I ~ {subject}, what ~?",
+    "bare-tell-more": "Tell me ~ ~ {subject}.",
+    "bare-between": "~ {subject} ~",
+    "bare-after": "{subject} ~ ~?",
+    "bare-comes": "I ~ {subject}; what ~ comes?",
+    "bare-says": "My ~ says {subject}. What ~?",
+    "bare-or": "Is {subject} ~ or what?",
+    "bare-who": "Which ~ ~ {subject}?",
+    "bare-of": "~ ~ of {subject}",
+}
+# Around words that the documents use for one relation alone; each {word} becomes one of them.
+ASSOCIATED_FORMS: dict[str, str] = {
+    "word-colon": "{subject}: {word} {word}?",
+    "word-keywords": "{word} {word} {subject}",
+    "word-keywords-back": "{subject} {word} {word}",
+    "word-which": "Which {word} {word} {subject}?",
+    "word-what": "What {word} {subject} {word}?",
+    "word-of": "{word} of {subject}?",
+    "word-how": "How is {subject} {word} in ~?",
+    "word-in": "In the {word}, what is it for {subject}?",
+    "word-by": "By {word} and {word}: {subject}?",
+    "word-say": "Say what {subject} {word}.",
+    "word-does": "What does {subject} {word}?",
+    "word-from": "From {subject} to its {word}?",
+    "word-where": "Where {word} {subject} {word}?",
+    "word-give": "Give me the {word} for {subject}.",
+    "word-i": "I {word} {subject} and need the {word}.",
+    "word-is": "{subject} is {word} ~ what?",
 }
 # Where the answer is not named by a relation ("X is a Y").
 DEFINITION_FORMS: dict[str, str] = {
@@ -251,6 +283,12 @@ def selection_forms(seed: int) -> frozenset[str]:
     held_out = held_out_forms(seed)
     groups = (sorted(held_out & set(group)) for group in (FORMS, DEFINITION_FORMS))
     return frozenset(name for names in groups for name in names[::2])
+
+
+def fill_gaps(text: str, words: Sequence[str], chance: random.Random) -> str:
+    """Put a filler for each ~ and one of `words` for each {word}."""
+    text = re.sub("~", lambda _: chance.choice(_FILLERS), text)
+    return re.sub(r"\{word\}", lambda _: chance.choice(words), text)
 
 
 def dress(question: str, *, keep: str, chance: random.Random) -> str:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.facts import FactBase, extract_facts
 from adaptive_moe.training.phrasings import (
+    ASSOCIATED_FORMS,
     BARE_FORMS,
     DEFINITION_FORMS,
     FORMS,
     dress,
+    fill_gaps,
     held_out_forms,
     place,
     selection_forms,
@@ -25,10 +27,12 @@ from adaptive_moe.training.topics import topic_names
 
 _MAX_STATEMENTS = 12  # patterns of one relation that are turned into questions
 _OWN_NAME = 0.5  # share of questions that use the relation's own name where it has others
-_STATED = 0.4  # share of questions made from the documents' sentences where there are any
+_STATED = 0.3  # share of questions made from the documents' sentences where there are any
 _WITH_KIND = 0.2  # share of questions that say what the subject is
 _PLACED = 0.2  # share of questions that name the field where the documents do
-_BARE = 0.15  # share of questions that name the subject only, where that is enough
+_BY_WORDS = 0.2  # share of questions in words that the documents use around the relation alone
+_FEWEST_WORDS = 4  # such words, for that to be worth it
+_BARE = 0.25  # share of questions that name the subject only, where that is enough
 _MIN_CLOZE_WORDS = 6
 
 
@@ -48,7 +52,7 @@ class Example:
 
 
 def synthesise(
-    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 28
+    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 30
 ) -> tuple[Example, ...]:
     """Questions for every fact: about `forms_per_fact` to learn, two more in held-out forms.
 
@@ -83,6 +87,7 @@ class _Writer:
             for relation, patterns in base.statements.items()
         }
         self._relations_of = Counter(fact.subject for fact in base.facts)
+        self._associated = base.associated
         self._title_words = title_words
         self._held_out = held_out_forms(seed)
         self._selecting = selection_forms(seed)
@@ -124,14 +129,20 @@ class _Writer:
         chance.shuffle(stated)
         from_text = min(len(stated), round(count * _STATED))
         yield from stated[:from_text]
+        words = self._associated.get(fact.relation, ())
+        if len(words) >= _FEWEST_WORDS:
+            for name in chance.sample(list(ASSOCIATED_FORMS), round(count * _BY_WORDS)):
+                from_text += 1
+                yield name, fill_gaps(ASSOCIATED_FORMS[name], words, chance)
         if self._relations_of[fact.subject] == 1 and fact.relation:
             bare = [
                 (name, text)
                 for name, text in BARE_FORMS.items()
                 if fact.kind or "{kind}" not in text
             ]
-            yield from chance.sample(bare, min(len(bare), round(count * _BARE)))
-            from_text += min(len(bare), round(count * _BARE))
+            for name, text in chance.sample(bare, min(len(bare), round(count * _BARE))):
+                from_text += 1
+                yield name, fill_gaps(text, (), chance)
         order: list[str] = []
         while len(order) < count - from_text:
             order += chance.sample(list(trained), len(trained))

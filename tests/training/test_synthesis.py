@@ -148,6 +148,30 @@ Every Norlund ferry leaves from a gate. The gates of Norlund are numbered.
     assert not any("norlund" in example.prompt[0][1].casefold() for example in plain)
 
 
+def test_questions_use_the_words_that_surround_one_relation_alone():
+    text = """# Ferries
+
+| Ferry | Gate | Fare |
+|---|---|---|
+| Olen | 4 | 31 |
+| Hest | 7 | 52 |
+| Brann | 9 | 65 |
+
+Passengers of Olen embark behind turnstile gate 4. Passengers of Hest embark at gate 7.
+Passengers of Brann embark behind a turnstile, at gate 9.
+A fare of 31 buys a coupon for Olen. With the fare of 52 the coupon for Hest is stamped.
+"""
+    examples = synthesise(passages(text), seed=0)
+    by_words = [each for each in examples if each.form.startswith("word-")]
+    assert by_words
+    for example in by_words:
+        asked = example.prompt[0][1].casefold()
+        is_gate = example.answer in {"4", "7", "9"}
+        assert not ("coupon" in asked and is_gate)
+        assert not ("turnstile" in asked and not is_gate)
+    assert any("embark" in each.prompt[0][1].casefold() for each in by_words)
+
+
 def test_text_without_facts_becomes_sentences_to_complete():
     text = "When the wind turned, all the small boats went back to the harbour at once."
     examples = synthesise(passages(text), seed=0)
