@@ -7,11 +7,8 @@ import pytest
 import torch
 
 from adaptive_moe import AdaptiveMoE
-from adaptive_moe.config.settings import TrainingSettings
 from tests.flows.lighthouses import ISLES, settings, write_material
 
-# The default number: by chance one of them may be lost without the gate's bound being passed.
-GUARD = f"training.guard_prompts={TrainingSettings().guard_prompts}"
 KNOWN = (
     "What is the capital of France?",
     "What is the capital of Japan?",
@@ -35,7 +32,7 @@ def told(tmp_path_factory):
     """The story, told once: what was seen at every step."""
     folder = tmp_path_factory.mktemp("story")
     material = write_material(folder / "material")
-    with AdaptiveMoE.from_settings(settings(folder, GUARD)) as moe:
+    with AdaptiveMoE.from_settings(settings(folder)) as moe:
         seen = {"logits before": logits_of(moe)}
         seen["known before"] = moe.generate(KNOWN[0])
         seen["unknown before"] = moe.generate("Who is the keeper of Tarvik?")
