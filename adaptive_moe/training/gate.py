@@ -12,6 +12,7 @@ from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.measures.graders import normalised
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.measures.statistics import Interval, clopper_pearson_upper, paired_bootstrap
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.training.answer_loss import AnswerLoss
@@ -31,6 +32,7 @@ Metric = Literal["exact", "loss"]
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
+_FORCED_AT_MOST = 300  # guard prompts; this figure decides nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,8 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     automatic = forced = None
     if settings.guard_prompts > 0:
         automatic = measure_guard(guard, answer_automatic)
-        forced = measure_guard(guard, answer_forced) if answer_forced is not None else None
+        if answer_forced is not None:
+            forced = measure_guard(evenly(guard, _FORCED_AT_MOST), answer_forced)
     reasons = (*_held_out_reasons(held_out), *_guard_reasons(automatic, settings))
     return GateReport(
         accepted=not reasons,
