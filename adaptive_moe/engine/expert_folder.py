@@ -22,6 +22,7 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
+from adaptive_moe.training.phrasings import BARE_FORMS
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
@@ -119,8 +120,10 @@ def _place(
     """Where the training prompts lie.
 
     Whole question forms are left out to size the domain, or whole sources where there are none.
+    Questions that only name their subject say too little to place it.
     """
-    chosen = evenly(train, _DOMAIN_PROMPTS)
+    telling = [example for example in train if example.form not in BARE_FORMS] or train
+    chosen = evenly(telling, _DOMAIN_PROMPTS)
     forms = [example.form for example in chosen]
     groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
     vectors = states([as_messages(example.prompt) for example in chosen])
