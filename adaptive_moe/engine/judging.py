@@ -41,8 +41,9 @@ class Judge:
             seed=settings.seed,
         )
         with answerer.shelf.on_trial(trial) as arm:
-            rivals = (each for each in answerer.shelf.arms() if each.name != trial.name)
-            arms = (*rivals, arm)
+            # A new version takes its old one's place; without it the old one would answer on.
+            present = answerer.shelf.arms()
+            arms = (*(each for each in present if each.name != trial.name), arm)
             return run_gate(
                 answerer.language_model,
                 answerer.bank,
@@ -51,6 +52,7 @@ class Judge:
                 passages=prepared.material.passages,
                 guard=guard,
                 answer_automatic=lambda prompts: self._ask(prompts, "auto", arms),
+                answer_before=lambda prompts: self._ask(prompts, "auto", present),
                 answer_forced=lambda prompts: self._ask(prompts, [arm.name], arms),
                 settings=settings,
                 seed=settings.seed,

@@ -109,6 +109,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     passages: Sequence[Passage],
     guard: Sequence[GuardItem],
     answer_automatic: Answerer,
+    answer_before: Answerer | None = None,
     answer_forced: Answerer | None = None,
     settings: TrainingSettings,
     seed: int,
@@ -118,6 +119,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     Accepted only if the held-out gain (exact answers for recall, loss for generalise) has a lower
     95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
     `settings.max_guard_loss` with automatic routing; the forced figure is reported beside it.
+    What was wrong before too, by `answer_before`, is no loss of this expert's.
     """
     other_name: SplitName = "generalise" if split.name == "recall" else "recall"
     measure = _Measure(language_model, bank, weights, settings, seed)
@@ -125,7 +127,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     other = measure.held_out(split.other, other_name) if split.other else None
     automatic = forced = None
     if settings.guard_prompts > 0:
-        automatic = measure_guard(guard, answer_automatic)
+        automatic = measure_guard(guard, answer_automatic, before=answer_before)
         if answer_forced is not None:
             forced = measure_guard(evenly(guard, _FORCED_AT_MOST), answer_forced)
     reasons = (*_held_out_reasons(held_out), *_guard_reasons(automatic, settings))
@@ -142,22 +144,35 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     )
 
 
-def measure_guard(guard: Sequence[GuardItem], answer: Answerer) -> GuardFigures:
+def measure_guard(
+    guard: Sequence[GuardItem], answer: Answerer, *, before: Answerer | None = None
+) -> GuardFigures:
     """Ask every guard prompt and count the answers that are no longer right.
 
-    The bound is Clopper and Pearson's: 0 of 300 lost gives 0.00994, no item gives 1.
+    Where other experts answer already, `before` asks without the new one, and what they spoil is
+    left out. The bound is Clopper and Pearson's: 0 of 300 lost gives 0.00994, no item gives 1.
     """
-    answers = answer([item.prompt for item in guard]) if guard else []
-    lost = [not normalised(text, item.answer) for text, item in zip(answers, guard, strict=True)]
-    near = [wrong for wrong, item in zip(lost, guard, strict=True) if item.near]
+    wrong = _wrong(guard, answer)
+    if before is not None:
+        spoilt = {id(item) for item in _wrong(wrong, before)}
+        guard = [item for item in guard if id(item) not in spoilt]
+        wrong = [item for item in wrong if id(item) not in spoilt]
     return GuardFigures(
         items=len(guard),
-        lost=sum(lost),
-        near_items=len(near),
-        near_lost=sum(near),
-        rate=sum(lost) / len(guard) if guard else 0.0,
-        bound=clopper_pearson_upper(sum(lost), len(guard), confidence=_CONFIDENCE),
+        lost=len(wrong),
+        near_items=sum(item.near for item in guard),
+        near_lost=sum(item.near for item in wrong),
+        rate=len(wrong) / len(guard) if guard else 0.0,
+        bound=clopper_pearson_upper(len(wrong), len(guard), confidence=_CONFIDENCE),
     )
+
+
+def _wrong(guard: Sequence[GuardItem], answer: Answerer) -> list[GuardItem]:
+    """The items that are not answered right."""
+    answers = answer([item.prompt for item in guard]) if guard else []
+    return [
+        item for item, text in zip(guard, answers, strict=True) if not normalised(text, item.answer)
+    ]
 
 
 @dataclass(frozen=True, slots=True)

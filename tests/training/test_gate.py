@@ -71,6 +71,19 @@ def test_a_proven_gain_without_loss_is_accepted(trained):
     json.dumps(report.to_dict(), allow_nan=False)
 
 
+def test_what_others_spoilt_before_is_not_held_against_an_expert():
+    items = [GuardItem((("user", str(i)),), "yes", i < 10) for i in range(300)]
+
+    def answering(wrong):
+        return lambda prompts: ["no" if int(turns[0][1]) in wrong else "yes" for turns in prompts]
+
+    figures = measure_guard(items, answering({1, 2, 50}), before=answering({2, 50, 77}))
+    assert (figures.items, figures.lost) == (298, 1)
+    assert (figures.near_items, figures.near_lost) == (9, 1)
+    alone = measure_guard(items, answering({1, 2, 50}))
+    assert (alone.items, alone.lost, alone.near_lost) == (300, 3, 2)
+
+
 def test_weights_that_change_nothing_are_rejected(trained, llama):
     idle = {
         layer.name: LoraPair(torch.ones(2, layer.in_features), torch.zeros(2, layer.out_features))
