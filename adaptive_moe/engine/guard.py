@@ -14,6 +14,7 @@ from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.router_desk import BACKGROUND_FILE, GUARD_FILE, router_folder
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.whitening import Whitening
@@ -88,7 +89,7 @@ def guard_pool(
             others = read_questions([others_file])
     rows = BaseGrader(language_model, bank).rows(questions)
     right = [index for index, row in enumerate(rows) if row.correct]
-    asked = [each.question for each in others]
+    asked = [each.question for each in evenly(others, 2 * training.guard_prompts)]
     return GuardPool(
         questions=tuple(questions[index] for index in right),
         states=np.stack([row.evidence.states for row in rows])[right],

@@ -22,5 +22,5 @@ def write_material(folder):
 
 
 def settings(tmp_path, *overrides):
-    quick = ["training.max_steps=160", "training.evaluate_every=40", "training.guard_prompts=800"]
+    quick = ["training.max_steps=160", "training.evaluate_every=40", "training.guard_prompts=500"]
     return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])
