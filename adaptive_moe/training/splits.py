@@ -5,7 +5,7 @@ import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from adaptive_moe.config.settings import TrainingSettings
@@ -148,7 +148,7 @@ def _split_by_source(
     """Whole groups on either side, until about `fraction` of the rows is held out."""
     groups: dict[str, list[Example]] = defaultdict(list)
     for row, group in zip(rows, _groups(rows), strict=True):
-        groups[group].append(row_example(row))
+        groups[group].append(replace(row_example(row), fact=group))
     order = sorted(groups)
     chance.shuffle(order)
     wanted = min(round(fraction * len(rows)), _MAX_HELD_OUT)

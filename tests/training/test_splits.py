@@ -63,6 +63,14 @@ def test_generalise_keeps_sources_whole():
     assert len(split.train) + measured == 80
 
 
+def test_rows_of_one_source_count_one_by_one():
+    split = split_examples(material(rows(80, lambda _: "the same for all")), (), SETTINGS, 0)
+    measured = (*split.selection, *split.held_out)
+    assert len({example.fact for example in measured}) == len(measured)
+    assert len(split.selection) >= 4
+    assert not {e.fact for e in split.selection} & {e.fact for e in split.held_out}
+
+
 def test_too_little_to_part_is_used_for_both():
     split = split_examples(material(rows(24)), (), SETTINGS, 0)
     assert len(split.held_out) < 8
