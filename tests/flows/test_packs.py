@@ -11,8 +11,9 @@ from adaptive_moe.measures.graders import exact
 from adaptive_moe.pocket import load_questions, pack_names, pack_path
 from adaptive_moe.pocket.asking import write_known_questions
 
-# Measured with all four experts live; the aim is .80.
-SHORT = {"chemistry": "0.68 of the blind questions", "python": "0.68 of the blind questions"}
+AIM = 0.80
+# These miss the aim (docs/pocket.md); below this share even they have become worse.
+FLOOR = {"chemistry": 0.6, "python": 0.6}
 BATCH = 64
 KNOWN = 300
 
@@ -39,13 +40,7 @@ def known_questions(folder):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(
-    "pack",
-    [
-        pytest.param(pack, marks=pytest.mark.xfail(reason=SHORT[pack]) if pack in SHORT else ())
-        for pack in pack_names()
-    ],
-)
+@pytest.mark.parametrize("pack", pack_names())
 def test_a_pack_is_learned_from_its_folder_and_nothing_known_is_lost(pack, tmp_path):
     asked = [(each.question, each.answer) for each in load_questions(pack)]
     known = known_questions(tmp_path)
@@ -55,7 +50,10 @@ def test_a_pack_is_learned_from_its_folder_and_nothing_known_is_lost(pack, tmp_p
         after, known_after = right(moe, asked), right(moe, known)
     assert outcome.is_live, outcome.record.reason
     assert sum(before) <= 0.05 * len(asked)
-    assert sum(after) >= 0.80 * len(asked)
     lost = sum(was and not is_ for was, is_ in zip(known_before, known_after, strict=True))
     assert sum(known_before) >= 0.5 * KNOWN, "too little is known to lose any of it"
     assert lost <= 0.01 * sum(known_before)
+    share = sum(after) / len(asked)
+    assert share >= FLOOR.get(pack, AIM)
+    if share < AIM:
+        pytest.xfail(f"{share:.2f} of the questions are answered right, the aim is {AIM:.2f}")
