@@ -8,18 +8,17 @@ from typing import final
 
 from transformers import GenerationConfig
 
+from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.errors import DataError, NoUsableRowsError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.graders import GRADERS
 from adaptive_moe.models.decoding import Completion, decode, prefill
-from adaptive_moe.models.language_model import LanguageModel, Prompt
+from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
 from adaptive_moe.router.evidence import Evidence, RouterRow, gather_evidence
-from adaptive_moe.training.interruption import stop_if_cancelled
 
 Grader = Callable[[str, str], float]
 
 _RIGHT = 0.5  # a grade from here on counts as right
-_BATCH = 32
 _QUESTION_KEYS = ("prompt", "question", "query", "input")
 _ANSWER_KEYS = ("answer", "response", "completion", "output")
 _SOURCE_KEYS = ("source", "fact", "document", "group")
@@ -71,26 +70,32 @@ class BaseGrader:
 
     def _ask(
         self, prompts: Sequence[Prompt], max_new_tokens: int
-    ) -> Iterator[tuple[Evidence, Completion]]:
+    ) -> list[tuple[Evidence, Completion]]:
+        encoded = [
+            self._language_model.encode(prompt, max_new_tokens=max_new_tokens) for prompt in prompts
+        ]
         generation = GenerationConfig(max_new_tokens=max_new_tokens)
-        for start in range(0, len(prompts), _BATCH):
-            stop_if_cancelled()
-            encoded = [
-                self._language_model.encode(prompt, max_new_tokens=max_new_tokens)
-                for prompt in prompts[start : start + _BATCH]
-            ]
-            with self._bank.activate([()] * len(encoded)):
-                filled = prefill(self._language_model, encoded)
-                *_, last = decode(
-                    self._language_model,
-                    filled.header_cache,
-                    filled.first_logits,
-                    attention_mask=filled.attention_mask,
-                    prompts=encoded,
-                    generation=generation,
-                )
-            assert last.completions is not None
-            yield from zip(gather_evidence(filled), last.completions, strict=True)
+        return in_batches(
+            encoded,
+            lambda batch: self._answer(batch, generation),
+            length=lambda each: each.length,
+        )
+
+    def _answer(
+        self, encoded: list[EncodedPrompt], generation: GenerationConfig
+    ) -> list[tuple[Evidence, Completion]]:
+        with self._bank.activate([()] * len(encoded)):
+            filled = prefill(self._language_model, encoded)
+            *_, last = decode(
+                self._language_model,
+                filled.header_cache,
+                filled.first_logits,
+                attention_mask=filled.attention_mask,
+                prompts=encoded,
+                generation=generation,
+            )
+        assert last.completions is not None
+        return list(zip(gather_evidence(filled), last.completions, strict=True))
 
 
 def read_questions(paths: Sequence[Path]) -> tuple[GradedQuestion, ...]:

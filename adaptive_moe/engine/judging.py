@@ -9,16 +9,16 @@ from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
+from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Prompts, run_gate
-from adaptive_moe.training.interruption import stop_if_cancelled
+from adaptive_moe.training.rows import Turn
 
 _ANSWER_TOKENS = 32  # longest guard answer
-_BATCH = 32
 
 
 @final
@@ -70,17 +70,18 @@ class Judge:
             attribution=False,
             arms=arms,
         )
-        texts: list[str] = []
-        for start in range(0, len(prompts), _BATCH):
-            stop_if_cancelled()
-            batch = [as_messages(prompt) for prompt in prompts[start : start + _BATCH]]
+
+        def answers(batch: list[tuple[Turn, ...]]) -> list[str]:
             finished = {
                 row: event.answer.text
-                for row, event in self._answerer.answer(batch, request)
+                for row, event in self._answerer.answer(
+                    [as_messages(prompt) for prompt in batch], request
+                )
                 if isinstance(event, Answered)
             }
-            texts += [finished[row] for row in range(len(batch))]
-        return texts
+            return [finished[row] for row in range(len(batch))]
+
+        return in_batches(prompts, answers, length=_characters)
 
     def _guard_pool(self, settings: TrainingSettings) -> GuardPool:
         key = (settings.guard, settings.guard_prompts)
@@ -93,3 +94,7 @@ class Judge:
                 folder=self._folder,
             )
         return self._pools[key]
+
+
+def _characters(prompt: tuple[Turn, ...]) -> int:
+    return sum(len(text) for _, text in prompt)
