@@ -35,7 +35,7 @@ from adaptive_moe.training.importance import gradient_importance
 from adaptive_moe.training.interruption import interruptible
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.ranks import MEASURED, RankPlan, plan_ranks
-from adaptive_moe.training.splits import split_examples
+from adaptive_moe.training.splits import METRICS, split_examples
 from adaptive_moe.training.synthesis import Example, synthesise
 from adaptive_moe.training.trainer import train_lora
 
@@ -88,6 +88,7 @@ class Grower:
             held_out=prepared.split.selection,
             settings=settings,
             seed=settings.seed,
+            metric=METRICS[prepared.split.name],
             listener=tell,
             checkpoint=checkpoint,
             cancelled=cancelled,
@@ -157,6 +158,7 @@ class Grower:
                 update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
             ),
             seed=settings.seed,
+            metric=METRICS[prepared.split.name],
             listener=lambda _: times.append(time.perf_counter()),
         )
         per_step = (times[2] - times[0]) / 2

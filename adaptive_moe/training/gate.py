@@ -4,7 +4,6 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
@@ -20,15 +19,13 @@ from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.retrieval import RetrievalFigures, measure_retrieval
 from adaptive_moe.training.rows import Turn
-from adaptive_moe.training.splits import Split, SplitName
+from adaptive_moe.training.splits import METRICS, Metric, Split, SplitName
 from adaptive_moe.training.steps import ExampleScore, score_examples
 from adaptive_moe.training.synthesis import Example
 
 Prompts = Sequence[tuple[Turn, ...]]
 Answerer = Callable[[Prompts], Sequence[str]]
 """Conversations in, the text of one answer each out, in order."""
-
-Metric = Literal["exact", "loss"]
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
@@ -196,7 +193,7 @@ class _Measure:
         )
         before = score_examples(self.bank, {}, loss, self.settings)
         after = score_examples(self.bank, self.weights, loss, self.settings)
-        metric: Metric = "exact" if split == "recall" else "loss"
+        metric = METRICS[split]
         gains = _gains(usable, before, after, metric)
         tokens = sum(score.tokens for score in before)
         return HeldOutFigures(

@@ -16,6 +16,9 @@ from adaptive_moe.training.rows import Row
 from adaptive_moe.training.synthesis import Example
 
 SplitName = Literal["recall", "generalise"]
+Metric = Literal["exact", "loss"]
+METRICS: dict[SplitName, Metric] = {"recall": "exact", "generalise": "loss"}
+"""What weights are chosen and judged by: exact answers for facts, loss for free text."""
 
 _MAX_HELD_OUT = 400  # examples that are generated for or scored at every evaluation
 _MIN_HELD_OUT = 4

@@ -22,6 +22,7 @@ from adaptive_moe.training.encoding import EncodedSet, encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.results import HistoryPoint, TrainingResult
+from adaptive_moe.training.splits import Metric
 from adaptive_moe.training.steps import Evaluation, Stepper, evaluate
 from adaptive_moe.training.synthesis import Example
 
@@ -44,12 +45,14 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
     held_out: Sequence[Example],
     settings: TrainingSettings,
     seed: int,
+    metric: Metric = "exact",
     listener: Callable[[TrainingProgress], None] | None = None,
     checkpoint: Path | None = None,
     cancelled: Callable[[], bool] | None = None,
 ) -> TrainingResult:
-    """Train to the plan and give back the weights that were best on `held_out`.
+    """Train to the plan and give back the weights that were best on `held_out` by `metric`.
 
+    "exact" means the most answers exactly right, then the least loss; "loss" the least loss.
     `checkpoint` is a folder: a training of the same inputs found there goes on where it stopped
     and ends in the same weights; a finished one is kept as well, until whoever uses the result
     calls `remove_checkpoint`. Raises TooFewExamplesError, DivergedError after three non-finite
@@ -63,7 +66,9 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
             f"{len(encoded.examples)} usable examples and {len(tests.examples)} held out; at least "
             f"{settings.min_examples} and 1 are needed"
         )
-    run = _Run(language_model, bank, plan, encoded, tests, settings=settings, seed=seed)
+    run = _Run(
+        language_model, bank, plan, encoded, tests, settings=settings, seed=seed, metric=metric
+    )
     if checkpoint is not None:
         run.resume(checkpoint)
     try:
@@ -115,9 +120,11 @@ class _Run:
         *,
         settings: TrainingSettings,
         seed: int,
+        metric: Metric,
     ) -> None:
         self._settings = settings
         self._seed = seed
+        self._metric = metric
         self._bank = bank
         self._encoded = encoded
         self._dropped = len(encoded.dropped) + len(tests.dropped)
@@ -138,7 +145,7 @@ class _Run:
         self._stepper = Stepper(bank, self._adapter, self._loss, settings)
         self._state = _State()
         self._best = self._adapter.tensors()
-        content = [language_model.base_id, dataclasses.asdict(plan), seed]
+        content = [language_model.base_id, dataclasses.asdict(plan), seed, metric]
         content += [settings.model_dump(mode="json"), encoded.examples, tests.examples]
         text = json.dumps(content, default=dataclasses.asdict, sort_keys=True)
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
@@ -258,7 +265,7 @@ class _Run:
         state.losses = []
         best = next((x.held_out for x in state.history if x.step == state.best_step), None)
         state.history.append(HistoryPoint(state.step, recent, found))
-        if best is None or _is_better(found, best):
+        if best is None or _is_better(found, best, self._metric):
             state.best_step, state.stale = state.step, 0
             self._best = self._adapter.tensors()
         else:
@@ -292,8 +299,7 @@ class _Run:
         )
 
 
-def _is_better(found: Evaluation, best: Evaluation) -> bool:
-    """More exact answers, or as many with less loss."""
-    if found.exact != best.exact:
+def _is_better(found: Evaluation, best: Evaluation, metric: Metric) -> bool:
+    if metric == "exact" and found.exact != best.exact:
         return found.exact > best.exact
     return found.loss < best.loss - _LESS

@@ -37,10 +37,9 @@ def train(language_model, make_bank, examples, settings, **more):
         make_bank(language_model),
         plan_for(language_model),
         examples,
-        held_out=examples[:6],
         settings=settings,
         seed=0,
-        **more,
+        **{"held_out": examples[:6]} | more,
     )
 
 
@@ -53,6 +52,24 @@ def test_it_learns_what_it_is_taught(llama, make_bank, examples, quick, activati
     assert result.loss_after < 0.5 * result.loss_before
     assert result.exact_after > result.exact_before
     assert result.best_step <= result.steps <= 80
+
+
+def test_weights_are_chosen_by_the_metric(llama, make_bank, examples, quick):
+    """One taught answer and two that contradict what is taught: exact rises, and so does loss."""
+    settings = quick.model_copy(update={"max_steps": 60, "evaluate_every": 5, "patience": 99})
+    told, first, second = examples[3], examples[4], examples[5]
+    held_out = [
+        told,
+        dataclasses.replace(first, answer=second.answer),
+        dataclasses.replace(second, answer=first.answer),
+    ]
+    exact, loss = (
+        train(llama, make_bank, examples[:8], settings, metric=metric, held_out=held_out)
+        for metric in ("exact", "loss")
+    )
+    assert exact.exact_after == max(point.held_out.exact for point in exact.history) > 0
+    assert loss.loss_after <= min(point.held_out.loss for point in loss.history) + 1e-4
+    assert loss.best_step < exact.best_step
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
