@@ -58,12 +58,14 @@ def split_examples(
 ) -> Split:
     """Split by the data's shape, or as `settings.split` says.
 
+    Documents that state at least as many facts as there are rows in example files are recalled.
     Raises TooFewExamplesError where fewer than `settings.min_examples` are left to learn from, or
     nothing to measure on.
     """
     chance = random.Random(f"split {seed}")  # noqa: S311  not for security
-    asked = settings.split
-    name: SplitName = asked if asked != "auto" else ("recall" if synthesised else "generalise")
+    stated = len({example.fact for example in synthesised})
+    fitting: SplitName = "recall" if stated and stated >= len(material.rows) else "generalise"
+    name: SplitName = fitting if settings.split == "auto" else settings.split
     facts, fact_tests = _split_by_form(synthesised, seed, material.reserved)
     if name == "recall" and not synthesised:
         rows, fact_tests, row_tests = _split_rows_by_form(material.rows, chance)

@@ -49,6 +49,17 @@ def test_example_files_generalise_and_documents_recall():
     assert not by_form[0] & by_form[1]
 
 
+def test_a_few_facts_beside_many_rows_do_not_make_them_recalled():
+    passages = document()
+    facts = synthesise(passages, seed=0)
+    split = split_examples(material(rows(60), passages), facts, SETTINGS, 0)
+    assert split.name == "generalise"
+    assert {example.file for example in split.held_out} == {"rows.jsonl"}
+    assert {example.fact for example in facts} <= {example.fact for example in split.train}
+    few = split_examples(material(rows(12), passages), facts, SETTINGS, 0)
+    assert few.name == "recall"
+
+
 def test_generalise_keeps_sources_whole():
     split = split_examples(material(rows(80, lambda i: f"source {i // 4}")), (), SETTINGS, 0)
     train, selection, held_out = (
@@ -104,7 +115,7 @@ def test_rows_can_be_recalled_too():
 
 def test_both_kinds_of_material_report_the_other_split():
     passages = document()
-    split = split_examples(material(rows(60), passages), synthesise(passages, seed=0), SETTINGS, 0)
+    split = split_examples(material(rows(12), passages), synthesise(passages, seed=0), SETTINGS, 0)
     assert split.name == "recall"
     assert split.other
     taught = {example.prompt for example in split.train}
