@@ -22,7 +22,7 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
-from adaptive_moe.training.phrasings import BARE_FORMS
+from adaptive_moe.training.question_forms import BARE_FORMS
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult

@@ -1,174 +1,12 @@
-"""The ways in which any fact of the form "the R of S" may be asked, as whole question forms."""
+"""How training questions are worded: which forms are held out, and what is put around a form."""
 
 import random
 import re
+import string
 from collections.abc import Sequence
 
-# Form name to text. {relation} is a name of the relation, {subject} the subject, {kind} what the
-# subject is. Forms that need a kind are left out where none is known.
-FORMS: dict[str, str] = {
-    "what-of": "What is the {relation} of {subject}?",
-    "what-for": "What is the {relation} for {subject}?",
-    "whats-of": "What's the {relation} of {subject}?",
-    "what-possessive": "What is {subject}'s {relation}?",
-    "what-would": "What would be the {relation} of {subject}?",
-    "what-does-have": "What {relation} does {subject} have?",
-    "what-given": "What {relation} is given for {subject}?",
-    "what-listed": "What is listed as the {relation} of {subject}?",
-    "which-does-have": "Which {relation} does {subject} have?",
-    "which-belongs": "Which {relation} belongs to {subject}?",
-    "which-goes": "Which {relation} goes with {subject}?",
-    "which-is-of": "Which is the {relation} of {subject}?",
-    "which-should": "Which {relation} should I write for {subject}?",
-    "which-fits": "Which {relation} fits {subject}?",
-    "which-stands": "Which {relation} stands next to {subject} in the list?",
-    "for-what": "For {subject}, what is the {relation}?",
-    "for-which": "For {subject} which {relation} is right?",
-    "of-what": "Of {subject}, what is the {relation}?",
-    "in-case": "In the case of {subject}, what is the {relation}?",
-    "when-comes": "When it comes to {subject}, which {relation} is it?",
-    "if-asked": "If I am asked for the {relation} of {subject}, what do I say?",
-    "someone": "Someone wants the {relation} of {subject}. What is it?",
-    "colon": "{subject}: {relation}?",
-    "noun-of": "{relation} of {subject}?",
-    "noun-for": "{relation} for {subject}?",
-    "possessive": "{subject}'s {relation}?",
-    "two-words": "{subject} {relation}",
-    "two-words-back": "{relation} {subject}",
-    "comma": "{subject}, {relation}",
-    "tell-of": "Tell me the {relation} of {subject}.",
-    "tell-possessive": "Tell me {subject}'s {relation}.",
-    "tell-which": "Tell me which {relation} {subject} has.",
-    "tell-what": "Tell me what the {relation} of {subject} is.",
-    "give-for": "Give the {relation} for {subject}.",
-    "give-of": "Give me the {relation} of {subject}.",
-    "name-of": "Name the {relation} of {subject}.",
-    "state-of": "State the {relation} of {subject}.",
-    "say-what": "Say what the {relation} of {subject} is.",
-    "write-down": "Write down the {relation} of {subject}.",
-    "look-up": "Look up the {relation} of {subject}.",
-    "find": "Find the {relation} that {subject} has.",
-    "remind": "Remind me of the {relation} of {subject}.",
-    "forgot": "I forgot the {relation} of {subject}.",
-    "know": "Do you know the {relation} of {subject}?",
-    "know-which": "Do you know which {relation} {subject} has?",
-    "can-you": "Can you tell me the {relation} of {subject}?",
-    "could-you": "Could you give me {subject}'s {relation}?",
-    "need": "I need the {relation} of {subject}.",
-    "looking": "I am looking for the {relation} of {subject}.",
-    "want-know": "I want to know the {relation} of {subject}.",
-    "wonder": "I wonder what {relation} {subject} has.",
-    "about-its": "I am looking at {subject}. What is its {relation}?",
-    "read-its": "I read about {subject}. Which {relation} does it have?",
-    "take-its": "Take {subject}. What is its {relation}?",
-    "then-its": "{subject}. What is the {relation}?",
-    "has-which": "{subject} has which {relation}?",
-    "has-what": "{subject} has what as its {relation}?",
-    "as-what": "What does {subject} have as its {relation}?",
-    "by-which": "By which {relation} do we know {subject}?",
-    "with-which": "With which {relation} does {subject} go?",
-    "is-what": "The {relation} of {subject} is what?",
-    "statement": "The {relation} of {subject} is",
-    "statement-dots": "The {relation} of {subject} is ...",
-    "statement-its": "{subject} has the {relation}",
-    "gap": "{subject} has the {relation} ___.",
-    "kind-of": "What is the {relation} of the {kind} {subject}?",
-    "kind-which": "Which {relation} does the {kind} {subject} have?",
-    "kind-tell": "Tell me the {relation} of {kind} {subject}.",
-    "kind-given": "Given the {kind} {subject}, what is its {relation}?",
-    "kind-colon": "{kind} {subject}, {relation}?",
-    "kind-what": "What is {kind} {subject}'s {relation}?",
-    "kind-called": "There is a {kind} called {subject}. What is its {relation}?",
-    "under-which": "Under which {relation} is {subject} listed?",
-    "goes-by": "{subject} goes by what {relation}?",
-    "correct-is": "The correct {relation} for {subject} is what?",
-    "fill-in": "Fill in the {relation}: {subject}.",
-    "next-to": "Next to {subject} I must write the {relation}.",
-    "assigned": "What {relation} is assigned to {subject}?",
-    "used-for": "Which {relation} is used for {subject}?",
-    "people-use": "What {relation} do people use for {subject}?",
-    "how-give": "How do I give the {relation} of {subject}?",
-    "who-knows": "Who knows the {relation} of {subject}?",
-    "is-there": "Is there a {relation} for {subject}? Which one?",
-    "comes-with": "{subject} comes with which {relation}?",
-    "see-where": "I see {subject} here. Which {relation} goes there?",
-    "shown-as": "{subject} is shown with its {relation}. What is it?",
-    "says-ask": "It says {subject}; what is the {relation}?",
-    "choose": "Which {relation} must I choose for {subject}?",
-    "explain": "Explain which {relation} {subject} has.",
-    "recall": "Try to recall {subject}'s {relation}.",
-    "missing": "The {relation} is missing: {subject}.",
-    "asked-in": "In a test they ask for the {relation} of {subject}.",
-    "match": "Match {subject} with its {relation}.",
-    "write-its": "Write {subject}, then its {relation}.",
-    "what-kind": "What sort of {relation} does {subject} have?",
-    "what-only": "Only the {relation} of {subject}, please.",
-    "which-one": "{subject} and its {relation}: which one?",
-    "subject-first": "{subject}, what is its {relation}?",
-    "subject-for": "{subject}: give me the {relation}.",
-    "kind-in": "In {kind} {subject}, what is the {relation}?",
-    "kind-need": "I have the {kind} {subject} here and need its {relation}.",
-    "kind-see": "Someone mentions the {kind} {subject}; which {relation} is meant?",
-}
-# For subjects of which the documents state only one thing, so that naming them is enough.
-BARE_FORMS: dict[str, str] = {
-    "bare": "{subject}?",
-    "bare-what": "What about {subject}?",
-    "bare-and": "And {subject}?",
-    "bare-tell": "Tell me about {subject}.",
-    "bare-asking": "I am asking about {subject}.",
-    "bare-say": "What can you say about {subject}?",
-    "bare-look": "Look up {subject}.",
-    "bare-know": "What do you know about {subject}?",
-    "bare-need": "I need {subject}.",
-    "bare-which": "Which one is it for {subject}?",
-    "bare-where": "Where does {subject} stand?",
-    "bare-how-is": "How is it with {subject}?",
-    "bare-what-is": "What is it for {subject}?",
-    "bare-kind": "And the {kind} {subject}?",
-    "bare-does": "What ~ does {subject} ~?",
-    "bare-how": "How does {subject} ~ the ~?",
-    "bare-in": "Where in the ~ is {subject}?",
-    "bare-when": "When I ~ {subject}, what ~?",
-    "bare-tell-more": "Tell me ~ ~ {subject}.",
-    "bare-between": "~ {subject} ~",
-    "bare-after": "{subject} ~ ~?",
-    "bare-comes": "I ~ {subject}; what ~ comes?",
-    "bare-says": "My ~ says {subject}. What ~?",
-    "bare-or": "Is {subject} ~ or what?",
-    "bare-who": "Which ~ ~ {subject}?",
-    "bare-of": "~ ~ of {subject}",
-}
-# Around words that the documents use for one relation alone; each {word} becomes one of them.
-ASSOCIATED_FORMS: dict[str, str] = {
-    "word-colon": "{subject}: {word} {word}?",
-    "word-keywords": "{word} {word} {subject}",
-    "word-keywords-back": "{subject} {word} {word}",
-    "word-which": "Which {word} {word} {subject}?",
-    "word-what": "What {word} {subject} {word}?",
-    "word-of": "{word} of {subject}?",
-    "word-how": "How is {subject} {word} in ~?",
-    "word-in": "In the {word}, what is it for {subject}?",
-    "word-by": "By {word} and {word}: {subject}?",
-    "word-say": "Say what {subject} {word}.",
-    "word-does": "What does {subject} {word}?",
-    "word-from": "From {subject} to its {word}?",
-    "word-where": "Where {word} {subject} {word}?",
-    "word-give": "Give me the {word} for {subject}.",
-    "word-i": "I {word} {subject} and need the {word}.",
-    "word-is": "{subject} is {word} ~ what?",
-}
-# Where the answer is not named by a relation ("X is a Y").
-DEFINITION_FORMS: dict[str, str] = {
-    "define-what": "What is {subject}?",
-    "define-tell": "Tell me what {subject} is.",
-    "define-explain": "Explain {subject}.",
-    "define-word": "What do you mean by {subject}?",
-    "define-know": "Do you know what {subject} is?",
-    "define-describe": "Describe {subject}.",
-    "define-statement": "{subject} is",
-    "define-who": "How would you define {subject}?",
-}
+from adaptive_moe.training.question_forms import DEFINITION_FORMS, FORMS
+
 _HELD_OUT_SHARE = 0.12
 
 _PREFIXES = (
@@ -243,6 +81,9 @@ _THING_WORDS = (
     "teacher test textbook theatre ticket tourist town train trip tutor uncle village visitor "
     "wall weather website wedding week window winter workshop"
 )
+# How people set off a name; the last ones only where the documents write it as code.
+MARKS = ('"{}"', "'{}'", "({})", "*{}*", "`{}`")
+CODE_MARKS = ("`{}`", "{}()", "{}(...)", "`{}()`")
 # Words that say nothing about what is asked; learning to see past them is learning to see past
 # those of any person.
 _FILLER_WORDS = (
@@ -273,8 +114,7 @@ def held_out_forms(seed: int) -> frozenset[str]:
     chance = random.Random(f"held-out forms {seed}")  # noqa: S311  not for security
     chosen: set[str] = set()
     for group in (FORMS, DEFINITION_FORMS):
-        names = sorted(group)
-        chosen.update(chance.sample(names, max(2, round(_HELD_OUT_SHARE * len(names)))))
+        chosen.update(chance.sample(sorted(group), max(2, round(_HELD_OUT_SHARE * len(group)))))
     return frozenset(chosen)
 
 
@@ -282,7 +122,7 @@ def selection_forms(seed: int) -> frozenset[str]:
     """Every other held-out form: these choose a training's weights, the rest judge them."""
     held_out = held_out_forms(seed)
     groups = (sorted(held_out & set(group)) for group in (FORMS, DEFINITION_FORMS))
-    return frozenset(name for names in groups for name in names[::2])
+    return frozenset(form for forms in groups for form in forms[::2])
 
 
 def fill_gaps(text: str, words: Sequence[str], chance: random.Random) -> str:
@@ -331,15 +171,20 @@ def place(question: str, topic: str, *, subject: str, chance: random.Random) -> 
 
 def _thin(text: str, keep: str, chance: random.Random) -> str:
     """Leave out some of the words that do not say what is asked."""
-    kept = {word.strip("?.,:").casefold() for word in keep.split()}
+    kept = {_bare(word) for word in keep.split()}
     words = [
         word
         for word in text.split()
-        if word.strip("?.,:'s").casefold() in kept
-        or word.strip("?.,:").casefold() in kept
+        if _bare(word) in kept
+        or _bare(word.removesuffix("'s")) in kept
         or chance.random() > _DROPPED
     ]
     return " ".join(words) if words else text
+
+
+def _bare(word: str) -> str:
+    """The word without marks around it, its case ignored."""
+    return word.strip(string.punctuation).casefold()
 
 
 def _beside(text: str, chance: random.Random) -> str:
@@ -352,12 +197,12 @@ def _beside(text: str, chance: random.Random) -> str:
 
 def _fill(text: str, keep: str, chance: random.Random) -> str:
     """Put a few fillers in, never inside the subject or the relation."""
-    kept = {word.strip("?.,:").casefold() for word in keep.split()}
+    kept = {_bare(word) for word in keep.split()}
     words = text.split()
     for _ in range(chance.randint(1, 4)):
         place = chance.randint(0, len(words))
-        before = words[place - 1].strip("?.,:").casefold() if place else ""
-        after = words[place].strip("?.,:").casefold() if place < len(words) else ""
+        before = _bare(words[place - 1]) if place else ""
+        after = _bare(words[place]) if place < len(words) else ""
         if not (before in kept and after in kept):
             words.insert(place, chance.choice(_FILLERS))
     return " ".join(words)

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.facts import FactBase, extract_facts
 from adaptive_moe.training.phrasings import (
-    ASSOCIATED_FORMS,
-    BARE_FORMS,
-    DEFINITION_FORMS,
-    FORMS,
+    CODE_MARKS,
+    MARKS,
     dress,
     fill_gaps,
     held_out_forms,
@@ -20,6 +18,12 @@ from adaptive_moe.training.phrasings import (
     selection_forms,
 )
 from adaptive_moe.training.prose import clauses
+from adaptive_moe.training.question_forms import (
+    ASSOCIATED_FORMS,
+    BARE_FORMS,
+    DEFINITION_FORMS,
+    FORMS,
+)
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.statements import questions_from
 from adaptive_moe.training.tables import Fact, as_phrase, plain
@@ -29,6 +33,7 @@ _MAX_STATEMENTS = 12  # patterns of one relation that are turned into questions
 _OWN_NAME = 0.5  # share of questions that use the relation's own name where it has others
 _STATED = 0.3  # share of questions made from the documents' sentences where there are any
 _WITH_KIND = 0.2  # share of questions that say what the subject is
+_MARKED = 0.1  # share of the others that set the subject off by quotes or as code
 _PLACED = 0.2  # share of questions that name the field where the documents do
 _BY_WORDS = 0.2  # share of questions in words that the documents use around the relation alone
 _FEWEST_WORDS = 4  # such words, for that to be worth it
@@ -64,7 +69,7 @@ def synthesise(
     if not base.facts:
         return tuple(_completions(passages))
     topics = topic_names((plain(passage.text) for passage in passages), base.facts)
-    writer = _Writer(base, _title_words(passages), topics, seed=seed)
+    writer = _Writer(base, passages, topics, seed=seed)
     return tuple(
         example for fact in base.facts for example in writer.examples(fact, count=forms_per_fact)
     )
@@ -74,9 +79,11 @@ class _Writer:
     """Asks for facts in many ways; holds what all facts of a document set have in common."""
 
     def __init__(
-        self, base: FactBase, title_words: dict[str, str], topics: Sequence[str], *, seed: int
+        self, base: FactBase, passages: Sequence[Passage], topics: Sequence[str], *, seed: int
     ) -> None:
         self._topics = topics
+        self._title_words = _title_words(passages)
+        self._code = {name for part in passages for name in re.findall(r"`([^`]+)`", part.text)}
         self._names = base.names
         self._stated = {
             relation: tuple(
@@ -88,7 +95,6 @@ class _Writer:
         }
         self._relations_of = Counter(fact.subject for fact in base.facts)
         self._associated = base.associated
-        self._title_words = title_words
         self._held_out = held_out_forms(seed)
         self._selecting = selection_forms(seed)
         self._seed = seed
@@ -96,16 +102,16 @@ class _Writer:
     def examples(self, fact: Fact, *, count: int) -> Iterator[Example]:
         chance = random.Random(f"{self._seed} {fact.key}")  # noqa: S311  not for security
         forms = FORMS if fact.relation else DEFINITION_FORMS
-        usable = {name: text for name, text in forms.items() if fact.kind or "{kind}" not in text}
-        trained = [name for name in usable if name not in self._held_out]
+        usable = _usable(forms, fact)
+        trained = [form for form in usable if form not in self._held_out]
         tested = set(usable) & self._held_out
         halves = (sorted(tested & self._selecting), sorted(tested - self._selecting))
         seen: set[str] = set()
         for form in (chance.choice(half) for half in halves if half):
-            question = self._fill(usable[form], fact, chance)
+            question = self._fill(form, fact, chance)
             seen.add(_key(question))
             yield _example(question, fact, form)
-        for form, text in self._draw_forms(trained, usable, fact, count, chance):
+        for form, text in self._draw_forms(trained, fact, count, chance):
             keep = f"{fact.subject} {' '.join(self._names.get(fact.relation, ()))}"
             asked = self._fill(text, fact, chance)
             if self._topics and chance.random() < _PLACED:
@@ -119,7 +125,6 @@ class _Writer:
     def _draw_forms(
         self,
         trained: Sequence[str],
-        texts: dict[str, str],
         fact: Fact,
         count: int,
         chance: random.Random,
@@ -131,23 +136,20 @@ class _Writer:
         yield from stated[:from_text]
         words = self._associated.get(fact.relation, ())
         if len(words) >= _FEWEST_WORDS:
-            for name in chance.sample(list(ASSOCIATED_FORMS), round(count * _BY_WORDS)):
+            by_words = min(len(ASSOCIATED_FORMS), round(count * _BY_WORDS))
+            for form in chance.sample(ASSOCIATED_FORMS, by_words):
                 from_text += 1
-                yield name, fill_gaps(ASSOCIATED_FORMS[name], words, chance)
+                yield form, fill_gaps(form, words, chance)
         if self._relations_of[fact.subject] == 1 and fact.relation:
-            bare = [
-                (name, text)
-                for name, text in BARE_FORMS.items()
-                if fact.kind or "{kind}" not in text
-            ]
-            for name, text in chance.sample(bare, min(len(bare), round(count * _BARE))):
+            bare = _usable(BARE_FORMS, fact)
+            for form in chance.sample(bare, min(len(bare), round(count * _BARE))):
                 from_text += 1
-                yield name, fill_gaps(text, (), chance)
+                yield form, fill_gaps(form, (), chance)
         order: list[str] = []
         while len(order) < count - from_text:
             order += chance.sample(list(trained), len(trained))
         for form in order[: count - from_text]:
-            yield form, texts[form]
+            yield form, form
 
     def _fill(self, text: str, fact: Fact, chance: random.Random) -> str:
         names = self._names.get(fact.relation, (fact.relation,))
@@ -156,6 +158,9 @@ class _Writer:
         said = "{kind}" in text or _says_kind(text, fact.kind)
         if fact.kind and not said and chance.random() < _WITH_KIND:
             subject = f"{self._kind(fact, chance)} {subject}"
+        elif chance.random() < _MARKED:
+            marks = CODE_MARKS if fact.subject in self._code else MARKS
+            subject = chance.choice(marks).format(subject)
         question = text.replace("{relation}", names[0] if own else chance.choice(names[1:]))
         question = question.replace("{kind}", self._kind(fact, chance))
         return question.replace("{subject}", subject)
@@ -173,6 +178,11 @@ class _Writer:
 def _example(question: str, fact: Fact, form: str) -> Example:
     turn = ("user", question)
     return Example((turn,), fact.value, fact.key, form, fact.file, fact.line)
+
+
+def _usable(forms: Sequence[str], fact: Fact) -> list[str]:
+    """The forms that need no kind, or all where the documents say what the subject is."""
+    return [form for form in forms if fact.kind or "{kind}" not in form]
 
 
 def _says_kind(text: str, kind: str) -> bool:

@@ -7,7 +7,8 @@ import pytest
 from adaptive_moe.training.documents import split_markdown
 from adaptive_moe.training.facts import extract_facts
 from adaptive_moe.training.material import question_key
-from adaptive_moe.training.phrasings import DEFINITION_FORMS, FORMS, held_out_forms
+from adaptive_moe.training.phrasings import held_out_forms
+from adaptive_moe.training.question_forms import ASSOCIATED_FORMS, DEFINITION_FORMS, FORMS
 from adaptive_moe.training.statements import questions_from
 from adaptive_moe.training.synthesis import synthesise
 
@@ -121,7 +122,7 @@ def test_held_out_forms_are_never_generated_for_training(seed):
     trained = {question_key(e.prompt[0][1]) for e in examples if e.form not in forms}
     assert measured
     assert not measured & trained
-    assert forms <= FORMS.keys() | DEFINITION_FORMS.keys()
+    assert forms <= {*FORMS, *DEFINITION_FORMS}
     assert len(forms) < 0.3 * (len(FORMS) + len(DEFINITION_FORMS))
 
 
@@ -162,7 +163,7 @@ Passengers of Brann embark behind a turnstile, at gate 9.
 A fare of 31 buys a coupon for Olen. With the fare of 52 the coupon for Hest is stamped.
 """
     examples = synthesise(passages(text), seed=0)
-    by_words = [each for each in examples if each.form.startswith("word-")]
+    by_words = [each for each in examples if each.form in ASSOCIATED_FORMS]
     assert by_words
     for example in by_words:
         asked = example.prompt[0][1].casefold()
@@ -170,6 +171,20 @@ A fare of 31 buys a coupon for Olen. With the fare of 52 the coupon for Hest is 
         assert not ("coupon" in asked and is_gate)
         assert not ("turnstile" in asked and not is_gate)
     assert any("embark" in each.prompt[0][1].casefold() for each in by_words)
+
+
+def test_names_are_set_off_as_people_do_and_as_code_where_the_documents_do():
+    text = """# Tools
+
+| Tool | Owner |
+|---|---|
+| `sift` | Ada |
+| hammer | Bo |
+"""
+    asked = [e.prompt[0][1] for e in synthesise(passages(text), seed=0, forms_per_fact=120)]
+    assert any("sift()" in question for question in asked)
+    assert any(mark in question for question in asked for mark in ('"hammer"', "'hammer'"))
+    assert not any("hammer()" in question for question in asked)
 
 
 def test_text_without_facts_becomes_sentences_to_complete():
@@ -182,15 +197,17 @@ def test_text_without_facts_becomes_sentences_to_complete():
 def test_the_synthesiser_knows_no_pack():
     folder = Path(__file__).parents[2] / "adaptive_moe" / "training"
     names = [
-        "facts",
-        "aliases",
-        "phrasings",
-        "prose",
-        "statements",
-        "synthesis",
-        "tables",
-        "topics",
+        "facts.py",
+        "aliases.py",
+        "associations.py",
+        "phrasings.py",
+        "prose.py",
+        "question_forms.yaml",
+        "statements.py",
+        "synthesis.py",
+        "tables.py",
+        "topics.py",
     ]
-    source = " ".join((folder / f"{name}.py").read_text().lower() for name in names)
+    source = " ".join((folder / name).read_text().lower() for name in names)
     for word in ["symbol", "atomic", "element", "status code", "exception", "constellation"]:
         assert word not in source
