@@ -25,6 +25,7 @@
     │   ├── DivergedError                          three non-finite steps in a row
     │   └── TrainingInterruptedError               stopped on request; can be resumed
     ├── RouterError (ValueError)                   a router file for another base, too few labels
+    ├── ClosedError (RuntimeError)             the runtime was closed
     └── GapError (ValueError)
         ├── UnknownGapError
         └── GapStateError                          the step is not allowed in the gap's state
@@ -133,6 +134,10 @@ class TrainingInterruptedError(TrainingError):
 
 class RouterError(AdaptiveMoEError, ValueError):
     """A router cannot be fitted, loaded or applied."""
+
+
+class ClosedError(AdaptiveMoEError, RuntimeError):
+    """The runtime was closed and answers no more."""
 
 
 class GapError(AdaptiveMoEError, ValueError):

@@ -96,7 +96,7 @@ def import_expert(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it here.")],
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A PEFT adapter's folder.")],
     force: Annotated[
-        bool, typer.Option("--force", help="Even if the adapter names another base model.")
+        bool, typer.Option("--force", help="Take it though its base is unknown or named otherwise.")
     ] = False,
 ) -> int:
     """Take in a PEFT adapter, quarantined.
@@ -122,8 +122,8 @@ def activate(terminal: Terminal, name: ExpertArgument, version: VersionOption = 
     The newest one when none is named.
     """
     with open_store(terminal.settings) as store:
-        record = store.versions(name)[-1] if version is None else store.get(name, version=version)
-        record = store.activate(record.expert_id)
+        record = _newest(store, name) if version is None else store.get(name, version=version)
+        record = store.activate(record.expert_id, name=name, version=record.version)
     terminal.finish(record_values(record), f"{record.name} v{record.version} serves.")
     return 0
 
@@ -185,6 +185,15 @@ def rollback(terminal: Terminal, name: ExpertArgument) -> int:
 
 def _find(store: "Store", name: str, version: int | None) -> "ExpertRecord":
     return store.get(name) if version is None else store.get(name, version=version)
+
+
+def _newest(store: "Store", name: str) -> "ExpertRecord":
+    """The newest version that may be activated, else the newest, which the store will refuse."""
+    from adaptive_moe.experts.versions import ACTIVATABLE
+
+    versions = store.versions(name)
+    allowed = [record for record in versions if record.status in ACTIVATABLE]
+    return (allowed or versions)[-1]
 
 
 def _verify(store: "Store", record: "ExpertRecord") -> str:

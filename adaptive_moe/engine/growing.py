@@ -69,6 +69,7 @@ class Grower:
         """
         started = time.perf_counter()
         check_name(order.name)
+        self._store.check_writable()
         prepared = (
             order.data
             if isinstance(order.data, Prepared)

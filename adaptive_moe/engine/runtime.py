@@ -13,6 +13,7 @@ from adaptive_moe.config.loading import amend
 from adaptive_moe.config.settings import Settings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
 from adaptive_moe.engine.border import as_batch, checked_prompt, checked_route, generation_config
+from adaptive_moe.engine.closing import Closable
 from adaptive_moe.engine.events import Answer, Event, Finished, GapFound, GapReference
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
@@ -31,10 +32,11 @@ from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.errors import ConfigurationError
-from adaptive_moe.experts.adapter_files import check_named_base, export_adapter
+from adaptive_moe.experts.adapter_files import export_adapter
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
 from adaptive_moe.experts.place import default_store_path
+from adaptive_moe.experts.provenance import Base, check_base
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
@@ -47,8 +49,8 @@ LEDGER_FILE = "gaps.sqlite"
 
 
 @final
-class AdaptiveMoE:
-    """The whole runtime over one base. Close it, or use it with `with`.
+class AdaptiveMoE(Closable):
+    """The whole runtime over one base. Close it, or use it with `with`; then it raises ClosedError.
 
     Calls from several threads wait for each other at the model.
     """
@@ -162,10 +164,13 @@ class AdaptiveMoE:
 
     def close(self) -> None:
         """Stop a background training, and release the bank, the ledger and the store."""
+        if self._is_closed:
+            return
         self.gaps.close()
         self._bank.close()
         self._ledger.close()
         self.store.close()
+        self._is_closed = True
 
     @overload
     def generate(
@@ -322,11 +327,13 @@ class AdaptiveMoE:
     def import_expert(self, name: str, path: Path | str, *, force: bool = False) -> ExpertRecord:
         """Take in a PEFT adapter folder; it stays in quarantine until `store.activate`.
 
-        Raises BaseMismatchError for one that names another base, unless `force` is given, and
-        AdapterFormatError for one that this model cannot use.
+        Raises BaseMismatchError for one that another base's fingerprint lies beside, without
+        `force` also for one that does not prove that it is for this base, and AdapterFormatError
+        for one that this model cannot use.
         """
-        if not force:
-            check_named_base(Path(path), self.language_model.name)
+        base = self.language_model
+        source = str(getattr(base.model, "name_or_path", ""))
+        check_base(Path(path), Base(base.base_id, base.name, source), force=force)
         return self._grower.import_adapter(name, Path(path))
 
     def export_expert(

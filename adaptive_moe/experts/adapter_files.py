@@ -18,22 +18,20 @@ from torch import Tensor
 
 from adaptive_moe.errors import (
     AdapterFormatError,
-    AdaptiveMoEError,
-    BaseMismatchError,
     CorruptExpertError,
     StoreError,
 )
 from adaptive_moe.experts.manifest import MAX_RANK, Manifest, ModuleRecord
-from adaptive_moe.experts.objects import check_object, disk_errors
+from adaptive_moe.experts.objects import check_object, disk_errors, read_capped
 from adaptive_moe.experts.peft_config import (
     CONFIG_NAME,
     MAX_CONFIG_BYTES,
     base_name_of,
     config_text,
-    names_same_base,
     parse_config,
 )
 from adaptive_moe.experts.pool import padded_rank
+from adaptive_moe.experts.provenance import write_origin
 from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
@@ -109,23 +107,6 @@ def read_adapter(folder: Path, manifest: Manifest) -> LoraWeights:
     return {name: _folded(*pairs[name], manifest.modules[name].scaling) for name in sorted(pairs)}
 
 
-def check_named_base(path: Path, base_name: str) -> None:
-    """Raise BaseMismatchError if a PEFT folder names another base than `base_name`.
-
-    Shapes cannot tell two bases of one size apart. A folder that names none passes.
-    """
-    if not (path / CONFIG_NAME).is_file():
-        return
-    named = base_name_of(
-        _read(path / CONFIG_NAME, cap_bytes=MAX_CONFIG_BYTES, error=AdapterFormatError)
-    )
-    if named and not names_same_base(named, base_name):
-        raise BaseMismatchError(
-            f"{path}: this adapter is for the base {named!r}, this model is {base_name!r}; load "
-            "that base, or give --force (force=True) if both are the same model"
-        )
-
-
 def import_adapter(path: Path, layers: Sequence[LinearLayer]) -> ImportedAdapter:
     """Read a stranger's PEFT folder for a model with these layers; AdapterFormatError says why not.
 
@@ -133,11 +114,11 @@ def import_adapter(path: Path, layers: Sequence[LinearLayer]) -> ImportedAdapter
     """
     if not (path / WEIGHTS_NAME).is_file():
         raise AdapterFormatError(_missing_weights(path))
-    content = _read(path / CONFIG_NAME, cap_bytes=MAX_CONFIG_BYTES, error=AdapterFormatError)
+    content = read_capped(path / CONFIG_NAME, cap_bytes=MAX_CONFIG_BYTES, error=AdapterFormatError)
     config = parse_config(content)
     known = {layer.name: layer for layer in layers}
     cap = sum(4 * MAX_RANK * layer.cost for layer in layers) + _header_cap(len(known))
-    pairs = _factors(_read(path / WEIGHTS_NAME, cap_bytes=cap, error=AdapterFormatError))
+    pairs = _factors(read_capped(path / WEIGHTS_NAME, cap_bytes=cap, error=AdapterFormatError))
     weights, scaling = {}, {}
     for name, (a, b) in sorted(pairs.items()):
         layer = known.get(name)
@@ -158,6 +139,7 @@ def export_adapter(
 ) -> None:
     """Write an expert into an empty folder: as PEFT reads it, or with one rank and scaling 1.
 
+    The base's fingerprint lies beside it, for `provenance.check_base`; PEFT does not look at it.
     `vllm` serves engines that ignore rank patterns: scaling is baked into B, and all layers are
     padded with zeros to one rank. Raises CorruptExpertError, StoreError for a folder in use.
     """
@@ -166,6 +148,7 @@ def export_adapter(
         target.mkdir(parents=True, exist_ok=True)
         if any(target.iterdir()):
             raise StoreError(f"{target} is not empty; name a new folder to export to")
+        write_origin(target, manifest.base_id)
         if format == "peft":
             for name in (WEIGHTS_NAME, CONFIG_NAME):
                 (target / name).write_bytes((record.folder / name).read_bytes())
@@ -198,23 +181,12 @@ def _header_cap(module_count: int) -> int:
     return 2 * _HEADER_BYTES_PER_TENSOR * (module_count + 8)
 
 
-def _read(path: Path, *, cap_bytes: int, error: type[AdaptiveMoEError]) -> bytes:
-    try:
-        with path.open("rb") as file:
-            content = file.read(cap_bytes + 1)
-    except OSError as failure:
-        raise error(f"{path.name} cannot be read: {failure.strerror}") from failure
-    if len(content) > cap_bytes:
-        raise error(f"{path.name} is larger than the {cap_bytes} bytes such an adapter can have")
-    return content
-
-
 def _published(folder: Path, name: str, manifest: Manifest, *, cap_bytes: int) -> bytes:
     """The file's bytes, if they are those that were published."""
     record = manifest.files.get(name)
     if record is None:
         raise CorruptExpertError(f"{folder.name[:12]}: the manifest does not list {name}")
-    content = _read(folder / name, cap_bytes=cap_bytes, error=CorruptExpertError)
+    content = read_capped(folder / name, cap_bytes=cap_bytes, error=CorruptExpertError)
     if len(content) != record.bytes or hashlib.sha256(content).hexdigest() != record.sha256:
         raise CorruptExpertError(f"{folder.name[:12]}: {name} was changed on disk")
     return content

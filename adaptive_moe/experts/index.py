@@ -17,6 +17,13 @@ from adaptive_moe.errors import AdaptiveMoEError, StoreError
 
 _BUSY_SECONDS = 30.0
 _IN_MEMORY = ":memory:"
+_PRIMARY_CODE = 0xFF  # of SQLite's error codes; the bits above it say more
+_UNKNOWN = "free space, wait for other processes, or restore the file from a backup"
+_ADVICE = {
+    sqlite3.SQLITE_FULL: "free some space or name another store with --store",
+    sqlite3.SQLITE_READONLY: "it cannot be written; name another store with --store",
+    sqlite3.SQLITE_BUSY: "wait for other processes, and run it again",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Index:
         self._lock = threading.RLock()
         self._is_writing = False
         self._stands_in = False
+        self._is_closed = False
         self._connection: sqlite3.Connection
         with self._errors():
             is_new = not path.exists()
@@ -75,7 +83,7 @@ class Index:
     def close(self) -> None:
         """Let go of the file."""
         with self._lock:
-            self._stands_in = False
+            self._stands_in, self._is_closed = False, True
             self._connection.close()
 
     @contextmanager
@@ -204,12 +212,12 @@ class Index:
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
+        if self._is_closed:
+            raise StoreError(f"{self._path}: this store is closed; open it again")
         try:
             yield
         except AdaptiveMoEError:
             raise
         except sqlite3.DatabaseError as error:
-            raise StoreError(
-                f"{self._path}: {error}; free space, wait for other processes, or restore the "
-                "file from a backup"
-            ) from error
+            advice = _ADVICE.get(getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE, _UNKNOWN)
+            raise StoreError(f"{self._path}: {error}; {advice}") from error

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from adaptive_moe.errors import (
     AdapterFormatError,
     AdaptiveMoEError,
@@ -26,6 +28,7 @@ from adaptive_moe.experts.manifest import (
 )
 
 MAX_FILES = 32
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors, which is Rust, quotes the system
 _FILE_NAME = re.compile(r"[a-z0-9_][a-z0-9._-]{0,63}")
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or name another store with --store",
@@ -38,7 +41,7 @@ _ADVICE = {
 
 @contextmanager
 def disk_errors(path: Path, *, others_pass: bool = False) -> Iterator[None]:
-    """Turn the system's errors into StoreError, with the path and what to do.
+    """Turn the system's errors, safetensors' too, into StoreError with the path and what to do.
 
     With `others_pass` only those that concern the disk, as in a block that reads other files too.
     """
@@ -49,9 +52,26 @@ def disk_errors(path: Path, *, others_pass: bool = False) -> Iterator[None]:
     except OSError as error:
         if others_pass and error.errno not in _ADVICE:
             raise
-        unknown = f"{error.strerror or error}; name another store with --store"
-        advice = _ADVICE.get(error.errno or 0, unknown)
-        raise StoreError(f"{error.filename or path}: {advice}") from error
+        raise StoreError(f"{error.filename or path}: {_advice(error)}") from error
+    except SafetensorError as error:
+        failure = _OS_ERROR.search(str(error))
+        code = int(failure[1]) if failure else 0
+        if others_pass and code not in _ADVICE:
+            raise
+        known = OSError(code, os.strerror(code)) if failure else OSError(str(error))
+        raise StoreError(f"{path}: {_advice(known)}") from error
+
+
+def read_capped(path: Path, *, cap_bytes: int, error: type[AdaptiveMoEError]) -> bytes:
+    """The file's bytes, of which there may be `cap_bytes`; `error` says what is wrong."""
+    try:
+        with path.open("rb") as file:
+            content = file.read(cap_bytes + 1)
+    except OSError as failure:
+        raise error(f"{path.name} cannot be read: {failure.strerror}") from failure
+    if len(content) > cap_bytes:
+        raise error(f"{path.name} is larger than the {cap_bytes} bytes such an adapter can have")
+    return content
 
 
 def seal(folder: Path, manifest: Manifest) -> tuple[str, Manifest]:
@@ -123,6 +143,11 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _advice(error: OSError) -> str:
+    unknown = f"{error.strerror or error}; name another store with --store"
+    return _ADVICE.get(error.errno or 0, unknown)
 
 
 def _hash(path: Path) -> FileRecord:

@@ -18,7 +18,6 @@ from adaptive_moe.experts.manifest import MAX_RANK, ModuleRecord
 
 CONFIG_NAME = "adapter_config.json"
 MAX_CONFIG_BYTES = 1 << 20
-_HUB_ID_PARTS = 2  # owner/name
 _Number = TypeVar("_Number", int, float)
 _MAX_PATTERNS = 2048
 _PLAIN_PATTERN = re.compile(
@@ -143,28 +142,6 @@ def base_name_of(text: bytes) -> str:
     """The base the config names, "" if none."""
     name = _object(text).get("base_model_name_or_path")
     return name if isinstance(name, str) else ""
-
-
-def names_same_base(named: str, own: str) -> bool:
-    """Whether an adapter's base is this one: two hub ids word for word, else their last parts.
-
-    A path says as little about the model's owner as the name of a folder does.
-    """
-    ours, theirs = _parts(own), _parts(named)
-    if len(ours) == len(theirs) == _HUB_ID_PARTS:
-        return ours == theirs
-    return ours[-1] == theirs[-1]
-
-
-def _parts(name: str) -> list[str]:
-    """Owner and name of a hub id or of a folder in the hub's cache; of a path its last part."""
-    plain = name.strip().casefold().replace("\\", "/")
-    is_path = plain.startswith(("/", ".", "~")) or plain[1:2] == ":"
-    parts = [part for part in plain.split("/") if part] or [""]
-    for part in parts:
-        if part.startswith("models--"):
-            return part.split("--", 2)[1:]
-    return parts if not is_path and len(parts) == _HUB_ID_PARTS else parts[-1:]
 
 
 def _anchored(name: str) -> str:

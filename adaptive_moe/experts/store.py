@@ -11,11 +11,10 @@ serves, until it is quarantined. The folder is made when something is to be kept
 listing and asking write nothing.
 """
 
-import hashlib
 import logging
 import re
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,16 +29,28 @@ from adaptive_moe.errors import (
     UnknownExpertError,
 )
 from adaptive_moe.experts.index import Index, IndexRow
-from adaptive_moe.experts.manifest import Manifest, canonical_json, parse_manifest
-from adaptive_moe.experts.objects import check_object, disk_errors, read_manifest, seal, sync
-from adaptive_moe.experts.place import INDEX_NAME, MARKER_NAME, check_place, is_store
+from adaptive_moe.experts.manifest import Manifest, canonical_json
+from adaptive_moe.experts.objects import check_object, disk_errors, seal, sync
+from adaptive_moe.experts.place import (
+    INDEX_NAME,
+    MARKER_NAME,
+    check_place,
+    check_writable,
+    is_store,
+)
 from adaptive_moe.experts.staging import fresh_folder, set_aside, sweep
+from adaptive_moe.experts.versions import (
+    ACTIVATABLE,
+    STATUSES,
+    Status,
+    activatable,
+    manifest_of,
+    with_earlier,
+)
 
-Status = Literal["active", "quarantine", "rejected", "removed"]
 RESERVED_NAMES = frozenset({"auto", "base"})
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _EXPERT_ID = re.compile(r"[0-9a-f]{64}")
-_STATUSES = frozenset({"active", "quarantine", "rejected", "removed"})
 logger = logging.getLogger(__name__)
 
 
@@ -82,7 +93,7 @@ class Store:
         with disk_errors(self._root):
             check_place(self._root)
         self._index = Index(self._root / INDEX_NAME)
-        self._collect(is_kept=lambda _row: True)
+        self._collect_at_leisure()
 
     def __enter__(self) -> "Store":
         return self
@@ -112,6 +123,11 @@ class Store:
     def exists(self) -> bool:
         """Whether the store was made already."""
         return is_store(self._root)
+
+    def check_writable(self) -> None:
+        """Raise StoreError where nothing could be kept here; it leaves no trace."""
+        with disk_errors(self._root):
+            check_writable(self._root)
 
     def create(self) -> None:
         """Make the folder and its index if they are not there; StoreError."""
@@ -155,34 +171,15 @@ class Store:
             with disk_errors(staged), self._index.writing():
                 version = self._index.next_version(name)
                 self._move_in(staged, expert_id)
-                row = IndexRow(
-                    None,
-                    name,
-                    version,
-                    expert_id,
-                    status,
-                    reason,
-                    self._now(),
-                    canonical_json(complete),
-                )
-                self._index.add(row)
+                told = (name, version, expert_id, status, reason, self._now())
+                self._index.add(IndexRow(None, *told, canonical_json(complete)))
                 if status == "active":
                     self._index.serve(name, version=version)
         except StoreError:
-            with suppress(StoreError):  # the first failure is the one to tell
-                self._collect(is_kept=lambda _row: True)
+            self._collect_at_leisure()  # the first failure is the one to tell
             raise
         logger.info("published %s version %d as %s (%s)", name, version, expert_id[:12], status)
-        return ExpertRecord(
-            name,
-            version,
-            expert_id,
-            status,
-            reason,
-            row.created,
-            complete,
-            self._folder(expert_id),
-        )
+        return ExpertRecord(*told, complete, self._folder(expert_id))
 
     def get(self, name: str, *, version: int | None = None) -> ExpertRecord:
         """The version that serves, or the one asked for, whatever its status."""
@@ -243,25 +240,42 @@ class Store:
             )
 
     def quarantine(self, expert_id: str, reason: str) -> None:
-        """Take an expert out of service; where it served, the base answers."""
+        """Take an expert out of service; where it served, the base answers.
+
+        What was rejected or removed stays so. An earlier reason is kept behind the new one.
+        """
         with self._index.writing():
             self.by_id(expert_id)
             serving = self._index.serving()
             for row in self._index.rows(expert_id=expert_id):
-                if row.status != "removed":
-                    self._index.mark(row, status="quarantine", reason=reason)
+                if row.status in ACTIVATABLE:
+                    told = with_earlier(reason, row.reason)
+                    self._index.mark(row, status="quarantine", reason=told)
                 if serving.get(row.name) == row.version:
                     self._index.serve(row.name, version=None)
         logger.warning("expert %s is in quarantine: %s", expert_id[:12], reason)
 
-    def activate(self, expert_id: str) -> ExpertRecord:
-        """Verify an expert and let it serve its name."""
-        self.verify(expert_id)
+    def activate(
+        self, expert_id: str, *, name: str | None = None, version: int | None = None
+    ) -> ExpertRecord:
+        """Verify an expert and let it serve its name; its reason is kept.
+
+        Where several versions have this content, `name` and `version` say which; else it is the
+        newest that may serve. Raises ExpertError for a rejected or removed one.
+        """
         with self._index.writing():
-            row = self._index.rows(expert_id=expert_id)[-1]
-            self._index.mark(row, status="active", reason="")
+            self.by_id(expert_id)
+            row = activatable(
+                row
+                for row in self._index.rows(expert_id=expert_id)
+                if name in (None, row.name) and version in (None, row.version)
+            )
+            self.verify(expert_id)
+            if row.status == "quarantine":
+                told = with_earlier("activated out of quarantine", row.reason)
+                self._index.mark(row, status="active", reason=told)
             self._index.serve(row.name, version=row.version)
-        return self.by_id(expert_id)
+        return self.get(row.name)
 
     def remove(self, name: str) -> None:
         """Mark all versions removed; the history stays, `collect` frees the bytes."""
@@ -322,12 +336,12 @@ class Store:
         try:
             check_name(row.name)
             folder = self._folder(row.expert_id)
-            manifest = _manifest_of(row, folder)
+            manifest = manifest_of(row, folder)
         except (AdapterFormatError, CorruptExpertError, ExpertNameError, TypeError) as error:
             self._set_aside(row, str(error))
             return None
         status, reason = row.status, row.reason
-        if status not in _STATUSES or (status == "active" and not folder.is_dir()):
+        if status not in STATUSES or (status == "active" and not folder.is_dir()):
             status, reason = "quarantine", "its folder is missing, or its status is unknown"
             self._set_aside(row, reason)
         return ExpertRecord(
@@ -349,6 +363,13 @@ class Store:
                 if self._index.serving().get(row.name) == row.version:
                     self._index.serve(row.name, version=None)
 
+    def _collect_at_leisure(self) -> None:
+        """Sweep up after the dead; where that cannot be done now, the next who writes does it."""
+        try:
+            self._collect(is_kept=lambda _row: True)
+        except StoreError as error:
+            logger.info("leftovers stay in the store for now: %s", error)
+
     def _collect(self, *, is_kept: Callable[[IndexRow], bool]) -> int:
         with disk_errors(self._root):
             orphans = self._orphans(is_kept)
@@ -369,12 +390,3 @@ class Store:
         if not objects.is_dir():
             return ()
         return tuple(entry for entry in objects.iterdir() if entry.name not in kept)
-
-
-def _manifest_of(row: IndexRow, folder: Path) -> Manifest:
-    """The index's copy, which outlives the folder; the folder's where the copy is damaged."""
-    if row.version < 1:
-        raise CorruptExpertError(f"{row.name}: the version is not a number")
-    if hashlib.sha256(row.manifest).hexdigest() == row.expert_id:
-        return parse_manifest(row.manifest)
-    return read_manifest(folder, row.expert_id)

@@ -1,6 +1,5 @@
 """The SQLite file under the gap ledger: private, checked on opening, whole or unchanged."""
 
-import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -183,13 +182,10 @@ _COUNT_TABLES = "SELECT COUNT(*) FROM sqlite_master"
 
 
 def _check_place(file: Path) -> None:
-    """Complain early where the file could never be made."""
+    """Complain early where the file could never be; a place only to be read fails at an entry."""
     parent = next(place for place in file.absolute().parents if place.exists())
     if not parent.is_dir():
         raise NotADirectoryError(f"{parent} is no folder")
-    as_effective = os.access in os.supports_effective_ids
-    if not os.access(parent, os.W_OK | os.X_OK, effective_ids=as_effective):
-        raise PermissionError(f"not allowed to write to {parent}")
 
 
 def _create_private(path: Path | str) -> None:
@@ -197,5 +193,7 @@ def _create_private(path: Path | str) -> None:
     if str(path) == _IN_MEMORY:
         return
     file = Path(path)
+    if file.exists():
+        return  # also one that can only be read
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     file.touch(mode=0o600, exist_ok=True)

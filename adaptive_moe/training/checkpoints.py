@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adaptive_moe.errors import StoreError
+from adaptive_moe.experts.objects import disk_errors
 
 _FILE = "training.safetensors"
 _KEY = "training"
@@ -29,21 +29,22 @@ class Checkpoint:
 
 def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, fingerprint: str) -> None:
     """Replace the folder's checkpoint in one step; StoreError when the disk refuses."""
-    try:
+    temporary = folder / f"{_FILE}.partial"
+    content = {"fingerprint": fingerprint, "state": checkpoint.state}
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f"{_FILE}.partial"
-        content = {"fingerprint": fingerprint, "state": checkpoint.state}
-        # The JSON travels in the header, so that no crash can part it from the tensors.
-        save_file(
-            {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
-            temporary,
-            metadata={_KEY: json.dumps(content, allow_nan=False)},
-        )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(folder / _FILE)
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{folder}: the checkpoint cannot be written: {error}") from error
+        try:
+            # The JSON travels in the header, so that no crash can part it from the tensors.
+            save_file(
+                {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
+                temporary,
+                metadata={_KEY: json.dumps(content, allow_nan=False)},
+            )
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.replace(folder / _FILE)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def read_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
@@ -65,8 +66,9 @@ def read_checkpoint(folder: Path, *, fingerprint: str) -> Checkpoint | None:
 
 
 def remove_checkpoint(folder: Path) -> None:
-    """Delete the folder's checkpoint, and the folder if nothing else is in it."""
-    for name in (_FILE, f"{_FILE}.partial"):
-        (folder / name).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    """Delete the folder's checkpoint, and the folder if nothing else is in it; StoreError."""
+    with disk_errors(folder):
+        for name in (_FILE, f"{_FILE}.partial"):
+            (folder / name).unlink(missing_ok=True)
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

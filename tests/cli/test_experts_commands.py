@@ -71,6 +71,19 @@ def test_rollback_activate_and_remove_change_what_serves(store):
     assert values("experts", "list", "--store", store)["experts"] == []
 
 
+def test_without_a_version_the_newest_that_may_serve_is_activated(store):
+    with Store(store) as opened:
+        publish(opened, content=b"bad", status="rejected", reason="no gain")
+        opened.rollback("chemistry")
+    assert values("experts", "activate", "chemistry", "--store", store)["version"] == 2
+    refused = run("experts", "activate", "chemistry", "--version", "3", "--store", store)
+    assert refused.exit_code == 2
+    assert "version 3 was rejected by the gate: no gain; train it again" in refused.stderr
+    assert run("experts", "activate", "http", "--store", store).exit_code == 2
+    kept = values("experts", "list", "--store", store, "--all")["experts"]
+    assert [(each["status"], each["reason"]) for each in kept][2] == ("rejected", "no gain")
+
+
 def test_the_store_comes_from_the_settings_too(store, tmp_path):
     file = tmp_path / "settings.yaml"
     file.write_text(f"store: {store}\n")

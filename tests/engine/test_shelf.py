@@ -19,7 +19,7 @@ def test_a_removed_expert_leaves_both_tiers_of_the_cache(tmp_path):
             header_ids=None,
             base_name="pocket",
         )
-        record = moe.import_expert("ones", tmp_path / "adapter")
+        record = moe.import_expert("ones", tmp_path / "adapter", force=True)
         moe.store.activate(record.expert_id)
         moe.generate("hello", experts=["ones"], max_new_tokens=2)
         held = moe.cache_statistics()

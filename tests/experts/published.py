@@ -26,8 +26,13 @@ def fill(folder: Path, content: bytes) -> None:
 
 
 def publish(
-    store: Store, name: str = "chemistry", *, content: bytes = b"one", status: str = "active"
+    store: Store,
+    name: str = "chemistry",
+    *,
+    content: bytes = b"one",
+    status: str = "active",
+    reason: str = "",
 ) -> ExpertRecord:
     with store.stage() as folder:
         fill(folder, content)
-        return store.publish(name, folder, manifest_of(), status=status)
+        return store.publish(name, folder, manifest_of(), status=status, reason=reason)

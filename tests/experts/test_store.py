@@ -103,7 +103,11 @@ def test_quarantine_takes_an_expert_out_of_service(store: Store) -> None:
     with pytest.raises(UnknownExpertError, match="is quarantine: its file was changed"):
         store.get("chemistry")
     store.activate(record.expert_id)
-    assert store.get("chemistry").reason == ""
+    assert store.get("chemistry").reason == (
+        "activated out of quarantine; before: its file was changed"
+    )
+    store.quarantine(record.expert_id, "once more")
+    assert store.versions("chemistry")[0].reason.endswith("before: its file was changed")
 
 
 def test_removing_keeps_the_history_and_collect_frees_the_bytes(store: Store) -> None:
