@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from adaptive_moe.config.settings import GapSettings, TrainingSettings
 from adaptive_moe.engine.background import News, Worker
 from adaptive_moe.engine.events import Answer, ExpertReady, TrainingStep
-from adaptive_moe.engine.evidence import relevant_files
+from adaptive_moe.engine.evidence import MissingSourcesError, relevant_files
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.orders import (
     Listener,
@@ -68,6 +68,7 @@ class GapDesk:
         self._file_lock = FileLock(lock, thread_local=False)
         self._news = News()
         self._worker = Worker(self._fill_queued)
+        self._missing: dict[int, tuple[Path, ...]] = {}  # by gap, files a filling looked for
 
     def list(self) -> tuple[Gap, ...]:
         """All gaps of this base, newest change first."""
@@ -137,8 +138,11 @@ class GapDesk:
             return self._train(gap, files, name=name, listener=listener, cancelled=cancelled)
 
     def react(self, gap: Gap) -> None:
-        """With `on_verified: train` a verified gap is queued, and a queued one wakes the worker."""
-        if self._settings.on_verified != "train":
+        """With `on_verified: train` a verified gap is queued, and a queued one wakes the worker.
+
+        One whose filling found files missing is not queued again before one of them is there.
+        """
+        if self._settings.on_verified != "train" or self._lacks_material(gap):
             return
         if gap.state is GapState.VERIFIED:
             with suppress(GapStateError):  # another thread was faster
@@ -216,17 +220,45 @@ class GapDesk:
 
     def _fill_by_itself(self, gap: Gap) -> None:
         try:
-            files = relevant_files(gap.prompts, self._settings.sources)
+            files = relevant_files(gap.prompts, self._material(gap.id, None))
             self._train(gap, files, listener=self._news.tell, cancelled=self._worker.is_stopping)
         except TrainingInterruptedError as error:
             logger.info("gap %d stays queued: %s", gap.id, error)
         except GapStateError as error:
             logger.warning("gap %d was changed by somebody else: %s", gap.id, error)
-        except GapError as error:
-            logger.warning("gap %d is not filled: %s", gap.id, error)
-            self._detector.transition(gap.id, GapState.REJECTED, str(error))
-        except AdaptiveMoEError as error:
-            logger.warning("gap %d is not filled: %s", gap.id, error)
+        except MissingSourcesError as error:
+            self._set_back(gap, error)
+        except Exception as error:  # noqa: BLE001  nobody else is there to take it; see _give_up
+            self._give_up(gap, error)
+
+    def _set_back(self, gap: Gap, error: MissingSourcesError) -> None:
+        """A misspelt path does not cost a gap its proof: VERIFIED again, without any OBSERVED."""
+        logger.warning("gap %d is not filled: %s", gap.id, error)
+        self._missing[gap.id] = error.paths
+        for state in (GapState.VERIFIED, GapState.OBSERVED):
+            with suppress(GapStateError):  # it was never proven, or somebody dismissed it
+                self._detector.transition(gap.id, state, str(error))
+                return
+
+    def _lacks_material(self, gap: Gap) -> bool:
+        """Whether its filling found files missing, and not one of them is there now."""
+        paths = self._missing.get(gap.id, ())
+        return (
+            gap.state is GapState.VERIFIED
+            and bool(paths)
+            and not any(path.exists() for path in paths)
+        )
+
+    def _give_up(self, gap: Gap, error: Exception) -> None:
+        """Reject the gap, unless that has happened, so that the worker goes on with the next one.
+
+        An error that is none of ours is a bug, here or in a library, and its traceback is logged.
+        """
+        bug = None if isinstance(error, AdaptiveMoEError) else error
+        reason = _reason(error)
+        logger.warning("gap %d is not filled: %s", gap.id, reason, exc_info=bug)
+        with suppress(GapStateError):  # the training has already rejected it
+            self._detector.transition(gap.id, GapState.REJECTED, reason)
 
     def _train(
         self,
@@ -251,8 +283,8 @@ class GapDesk:
         except TrainingInterruptedError as error:
             self._detector.transition(gap.id, GapState.QUEUED, str(error))
             raise
-        except AdaptiveMoEError as error:
-            self._detector.transition(gap.id, GapState.REJECTED, str(error))
+        except Exception as error:
+            self._detector.transition(gap.id, GapState.REJECTED, _reason(error))
             raise
         if outcome.is_live:
             reason = f"expert {chosen} passed the gate"
@@ -274,6 +306,11 @@ class GapDesk:
             for name in (stem, *(f"{stem}-{number}" for number in range(2, len(taken) + 3)))
             if name not in taken and name not in RESERVED_NAMES
         )
+
+
+def _reason(error: Exception) -> str:
+    """What the ledger keeps of an error; only our own messages speak for themselves."""
+    return str(error) if isinstance(error, AdaptiveMoEError) else f"{type(error).__name__}: {error}"
 
 
 class _BusyError(GapError):

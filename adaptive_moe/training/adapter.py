@@ -67,7 +67,3 @@ class Adapter:
         for name in self._a:
             self._a[name].copy_(tensors[f"a.{name}"])
             self._b[name].copy_(tensors[f"b.{name}"])
-
-    def is_finite(self) -> bool:
-        """Whether every number in it is one."""
-        return all(bool(torch.isfinite(parameter).all()) for parameter in self.parameters)

@@ -71,10 +71,15 @@ class AnswerLoss:
         """Bytes of prompt key-values held now."""
         return self._cache.used_bytes if self._cache is not None else 0
 
-    def read_ahead(self) -> None:
-        """Fill the prompt cache, a block at a time, so that others can answer in between."""
+    def read_ahead(self, *, before_block: Callable[[], None] | None = None) -> None:
+        """Fill the prompt cache, a block at a time, so that others can answer in between.
+
+        `before_block` is called before each and may raise to stop; what was read stays.
+        """
         more = self._cache is not None
         while more and self._cache is not None:
+            if before_block is not None:
+                before_block()
             with self._bank.activate_weights({}):
                 more = self._cache.read_ahead()
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_moe.errors import DataError
-from adaptive_moe.training.files import read_text
+from adaptive_moe.training.files import foreign_parser, read_text
 
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
@@ -83,14 +83,13 @@ def _read_pdf(path: Path, file: str) -> Iterator[Passage]:
         raise DataError(
             f"{path}: reading PDF needs pypdf; install adaptive_moe[training] or give text"
         ) from error
-    try:
-        for number, page in enumerate(pypdf.PdfReader(path).pages, start=1):
+    advice = "save it anew, without encryption, or give its text"
+    with path.open("rb") as opened, foreign_parser(path, "PDF", advice=advice):
+        for number, page in enumerate(pypdf.PdfReader(opened).pages, start=1):
             for paragraph in re.split(r"\n\s*\n", page.extract_text() or ""):
                 text = " ".join(paragraph.split())
                 if text:
                     yield Passage(text, (), file, number)
-    except (pypdf.errors.PyPdfError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: not a readable PDF: {error}") from error
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Passage]]] = {

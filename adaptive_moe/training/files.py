@@ -5,6 +5,7 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from adaptive_moe.errors import DataError
@@ -47,6 +48,17 @@ def read_text(path: Path) -> str:
             f"{path}, row {line}: not a text but binary data, as byte {offset} shows; leave it out"
         )
     return text
+
+
+@contextmanager
+def foreign_parser(path: Path, kind: str, *, advice: str) -> Iterator[None]:
+    """Whatever a library raises while it reads this file, as a DataError that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        # A broken file makes such a parser fail in any of its lines, with any error at all.
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        raise DataError(f"{path}: not a readable {kind} ({reason}); {advice}") from error
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
@@ -110,17 +122,15 @@ def _read_tsv(path: Path) -> Iterator[Record]:
 
 
 def _read_parquet(path: Path) -> Iterator[Record]:
-    from pyarrow import ArrowException, parquet
+    from pyarrow import parquet
 
-    try:
-        table = parquet.ParquetFile(path)
+    advice = "write it anew, or leave it out"
+    with path.open("rb") as file, foreign_parser(path, "parquet file", advice=advice):
         number = 0
-        for batch in table.iter_batches(batch_size=1024):
+        for batch in parquet.ParquetFile(file).iter_batches(batch_size=1024):
             for record in batch.to_pylist():
                 number += 1
                 yield number, record, ""
-    except ArrowException as error:
-        raise DataError(f"{path}: not a readable parquet file: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

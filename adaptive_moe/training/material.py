@@ -16,7 +16,7 @@ from adaptive_moe.training.documents import Passage, read_passages
 from adaptive_moe.training.files import read_records
 from adaptive_moe.training.rows import Row, RowError, clean_text, detect_shape, rows_of
 
-__all__ = ["Material", "Passage", "Row", "question_key", "read_material"]
+__all__ = ["Material", "Passage", "Row", "is_material", "question_key", "read_material"]
 
 HELD_OUT_FILES = ("questions.jsonl", "development.jsonl")
 _DOCUMENTS_FOLDER = "documents"
@@ -44,32 +44,36 @@ class Material:
 
 @dataclass(slots=True)
 class _Harvest:
+    reserved: frozenset[str]
     rows: list[Row] = field(default_factory=list)
     passages: list[Passage] = field(default_factory=list)
     dropped: list[tuple[str, int, str]] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
     seen: set[tuple[object, ...]] = field(default_factory=set)
     examples: int = 0
+    held_out: list[int] = field(default_factory=list)  # rows of the file that is being read
 
 
 def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> Material:
     """Read files and folders, at most `limit` usable rows of examples.
 
-    Of a knowledge pack (a folder with documents/ in it) only the documents are read. Raises
-    DataError for a missing or unreadable file, an unknown file type, a pack's held-out questions
-    or rows that equal one of them; NoUsableRowsError, naming the first bad row, when nothing
-    usable is left.
+    Of a knowledge pack (a folder with documents/ in it) only the documents are read. A record that
+    asks a held-out question of a pack is dropped; a file inside a pack with one such record, or
+    any file of which more than half are such, is taken for the pack's questions and refused.
+
+    Raises DataError for that, a missing or unreadable file, an unknown file type or a file named
+    as a pack's questions are; NoUsableRowsError, naming the first bad row, when nothing usable is
+    left.
     """
     named = [Path(path) for path in paths]
     reserved = _reserved_questions(named)
-    harvest = _Harvest()
+    harvest = _Harvest(reserved)
     for path, name in _files_of(named):
         if path.suffix.lower() in documents.READERS:
             _take_document(path, name, harvest)
         else:
             _take_examples(path, name, harvest, limit=limit)
     _check_usable(harvest, named)
-    _check_overlap(harvest.rows, reserved)
     shape = " + ".join(name for name, _ in harvest.shapes.most_common())
     _log.info("%s: %d rows, %d passages", shape, len(harvest.rows), len(harvest.passages))
     return Material(
@@ -88,6 +92,13 @@ def question_key(text: str) -> str:
     return hashlib.sha256(" ".join(words).encode()).hexdigest()
 
 
+def is_material(file: Path, root: Path) -> bool:
+    """Whether this file below the folder `root` is read where the folder is named."""
+    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
+    known = file.suffix.lower() in documents.READERS | files.READERS
+    return file.is_file() and known and not hidden and file.name not in HELD_OUT_FILES
+
+
 def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
     """Every file with the name it is quoted by: relative to the folder that was named."""
     for path in named:
@@ -98,7 +109,7 @@ def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             )
         if path.is_dir():
             root = path / _DOCUMENTS_FOLDER if (path / _DOCUMENTS_FOLDER).is_dir() else path
-            readable = [file for file in sorted(root.rglob("*")) if _is_readable(file, root)]
+            readable = [file for file in sorted(root.rglob("*")) if is_material(file, root)]
             if not readable:
                 raise DataError(f"{path}: the folder holds no {_known_types()} file")
             for file in readable:
@@ -116,12 +127,6 @@ def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
             yield path, path.name
 
 
-def _is_readable(file: Path, root: Path) -> bool:
-    hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
-    known = file.suffix.lower() in documents.READERS | files.READERS
-    return file.is_file() and known and not hidden and file.name not in HELD_OUT_FILES
-
-
 def _known_types() -> str:
     return ", ".join(suffix[1:] for suffix in (*files.READERS, *documents.READERS))
 
@@ -136,13 +141,17 @@ def _take_document(path: Path, name: str, harvest: _Harvest) -> None:
 
 
 def _take_examples(path: Path, name: str, harvest: _Harvest, *, limit: int | None) -> None:
+    harvest.held_out = []
+    count = 0
     for number, record, problem in read_records(path):
         if limit is not None and harvest.examples >= limit:
-            return
+            break
+        count += 1
         try:
             _take_record(record, problem, (name, number), harvest)
         except RowError as error:
             harvest.dropped.append((name, number, str(error)))
+    _check_held_out(path, name, harvest.held_out, count=count)
 
 
 def _take_record(record: object, problem: str, place: tuple[str, int], harvest: _Harvest) -> None:
@@ -157,6 +166,9 @@ def _take_record(record: object, problem: str, place: tuple[str, int], harvest: 
         harvest.examples += 1
     else:
         rows = rows_of(record, shape, file=file, line=line)
+        if any(question_key(row.prompt[-1][1]) in harvest.reserved for row in rows):
+            harvest.held_out.append(line)
+            raise RowError("this question is held out for measuring and cannot be trained on")
         fresh = [row for row in rows if (row.prompt, row.answer) not in harvest.seen]
         if not fresh:
             raise RowError("the same prompt and answer stand further up")
@@ -187,22 +199,28 @@ def _reserved_questions(named: Sequence[Path]) -> frozenset[str]:
         for development in (False, True)
         for item in load_questions(pack, development=development)
     }
-    candidates = {folder for path in named for folder in (path, *path.absolute().parents[:3])}
-    for file in (folder / name for folder in candidates for name in HELD_OUT_FILES):
-        if (file.parent / _DOCUMENTS_FOLDER).is_dir() and file.is_file():
-            for _, record, _ in read_records(file):
-                if isinstance(record, Mapping) and isinstance(record.get("question"), str):
-                    keys.add(question_key(str(record["question"])))
+    for file in {file for path in named for file in _pack_questions(path)}:
+        for _, record, _ in read_records(file):
+            if isinstance(record, Mapping) and isinstance(record.get("question"), str):
+                keys.add(question_key(str(record["question"])))
     return frozenset(keys)
 
 
-def _check_overlap(rows: Sequence[Row], reserved: frozenset[str]) -> None:
-    for row in rows:
-        if question_key(row.prompt[-1][1]) in reserved:
-            raise DataError(
-                f"{row.file}, row {row.line}: this question is held out for measuring and cannot "
-                "be trained on; remove the row"
-            )
+def _pack_questions(path: Path) -> list[Path]:
+    """The held-out questions of the pack that the path is or lies in; none outside a pack."""
+    folders = (path, *path.absolute().parents[:3])
+    packs = [folder for folder in folders if (folder / _DOCUMENTS_FOLDER).is_dir()]
+    files_of_packs = [folder / name for folder in packs for name in HELD_OUT_FILES]
+    return [file for file in files_of_packs if file.is_file()]
+
+
+def _check_held_out(path: Path, name: str, held_out: Sequence[int], *, count: int) -> None:
+    """Refuse a file that passes for a pack's own questions, as `read_material` tells."""
+    if held_out and (2 * len(held_out) > count or _pack_questions(path)):
+        raise DataError(
+            f"{name}, row {held_out[0]}: this question is held out for measuring and cannot be "
+            f"trained on, like {len(held_out)} of {count} rows of this file; leave the file out"
+        )
 
 
 def _digest(rows: Sequence[Row], passages: Sequence[Passage]) -> str:

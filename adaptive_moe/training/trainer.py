@@ -162,16 +162,12 @@ class _Run:
             self._tell(listener, state.history[-1].loss, learning_rate(state.step - 1, settings))
             return
         started = time.perf_counter() - state.seconds
-        self._loss.read_ahead()
+        self._loss.read_ahead(before_block=lambda: self._stop_if(cancelled))
         state.reading_seconds += time.perf_counter() - started - state.seconds
         if not state.history:
             self._evaluate()
         while not self._is_done():
-            if cancelled is not None and cancelled():
-                raise TrainingInterruptedError(
-                    f"stopped after step {state.step} of {settings.max_steps}; "
-                    "the same command goes on from here"
-                )
+            self._stop_if(cancelled)
             rate = learning_rate(state.step, settings)
             loss = self._step(rate)
             state.seconds = time.perf_counter() - started
@@ -230,6 +226,13 @@ class _Run:
         self._stepper.restore_optimizer(found.tensors)
         self._best = {name: found.tensors[f"best.{name}"] for name in self._best}
         _log.info("resuming at step %d of %d", self._state.step, self._settings.max_steps)
+
+    def _stop_if(self, cancelled: Callable[[], bool] | None) -> None:
+        if cancelled is not None and cancelled():
+            raise TrainingInterruptedError(
+                f"stopped after step {self._state.step} of {self._settings.max_steps}; "
+                "the same command goes on from here"
+            )
 
     def _step(self, rate: float) -> float | None:
         """One optimiser step; the mean loss, or None where it was skipped."""

@@ -16,6 +16,7 @@ from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.models.loading import load_language_model
+from adaptive_moe.training import documents
 from tests.flows.lighthouses import ISLES, settings, write_material
 
 QUICK = ("training.max_steps=4", "training.evaluate_every=4", "training.guard_prompts=0")
@@ -30,7 +31,7 @@ def base_id():
 def earlier(tmp_path, base_id):
     """Leaves a gap about lighthouses in the store as an earlier process would have."""
 
-    def leave(*states, when=None):
+    def leave(*states, when=None, domain=None):
         (tmp_path / "store").mkdir(exist_ok=True)
         clock = (lambda: when) if when else (lambda: datetime.now(UTC))
         with GapLedger(tmp_path / "store" / LEDGER_FILE, clock=clock) as ledger:
@@ -39,7 +40,7 @@ def earlier(tmp_path, base_id):
             for light in list(ISLES)[:4]:
                 prompt = f"Which keeper does {light} have?"
                 vector = np.ones(8)
-                seen = Observation(prompt, "?", 0.1, True, None, vector, "s")
+                seen = Observation(prompt, "?", 0.1, True, domain, vector, "s")
                 gap = detector.observe(seen).gap
             for state in states:
                 detector.transition(gap.id, state, "earlier", by_person=True)
@@ -62,6 +63,10 @@ def opened(tmp_path):
 
 def steps(moe, gap_id):
     return [str(step.after) for step in moe.gaps.show(gap_id).history]
+
+
+def steps_of(gap):
+    return [step.after for step in gap.history]
 
 
 def train_a_step(moe):
@@ -130,3 +135,61 @@ def test_a_stream_tells_what_the_worker_does_without_waiting_for_it(earlier, ope
     assert ready.status == "rejected"
     assert isinstance(events[-1], Finished)
     assert not any(isinstance(event, TrainingStep | ExpertReady) for event in later)
+
+
+@pytest.mark.parametrize("failing", ["while looking for material", "in training"])
+def test_an_unforeseen_error_rejects_its_gap_and_the_worker_goes_on(
+    earlier, opened, tmp_path, monkeypatch, caplog, failing
+):
+    readings = []
+
+    def read(path, file):
+        readings.append(path)
+        if failing == "in training" and len(readings) % 2:
+            return documents.split_markdown(path.read_text(), file=file)
+        raise ZeroDivisionError("an odd file")
+
+    monkeypatch.setitem(documents.READERS, ".odd", read)
+    (tmp_path / "material" / "lighthouses.md").rename(tmp_path / "lighthouses.odd")
+    gap_ids = [earlier(GapState.QUEUED, domain=domain) for domain in ("first", "second")]
+    with opened(f"gaps.sources=[{tmp_path / 'lighthouses.odd'}]") as moe:
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        gaps = [moe.gaps.show(gap_id) for gap_id in gap_ids]
+    assert [gap.state for gap in gaps] == [GapState.REJECTED] * 2
+    assert {gap.reason for gap in gaps} == {"ZeroDivisionError: an odd file"}
+    assert all(
+        ("TRAINING" in map(str, steps_of(gap))) == (failing == "in training") for gap in gaps
+    )
+    assert "Traceback" in caplog.text
+
+
+def test_a_missing_file_is_named_and_does_not_cost_a_gap_its_proof(opened, tmp_path):
+    absent = tmp_path / "absent.md"
+    questions = [f"Which keeper does {light} have?" for light in ISLES]
+    with opened(f"gaps.sources=[{absent}]") as moe:
+
+        def ask(some):
+            for answer in moe.generate(some):
+                moe.gaps.feedback(answer, correct=False)
+            assert moe.gaps.wait(timeout_seconds=60.0)
+            return max(moe.gaps.list(), key=lambda gap: len(gap.prompts))
+
+        gap = ask(questions[:14])
+        assert gap.state is GapState.VERIFIED
+        assert f"{absent}: there is no such file" in gap.reason
+        assert any(str(absent) in line for line in moe.gaps.explain(gap.id))
+        # Further prompts do not try in vain again; once the file is there, they do try.
+        assert steps_of(ask(questions[14:15])) == steps_of(gap)
+        absent.write_text((tmp_path / "material" / "lighthouses.md").read_text())
+        assert GapState.TRAINING in steps_of(ask(questions[15:]))
+
+
+def test_a_file_without_a_usable_row_rejects_the_gap_by_name(earlier, opened, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"frage": "a"}\n')
+    gap_id = earlier(GapState.QUEUED)
+    with opened(f"gaps.sources=[{rows}]") as moe:
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        gap = moe.gaps.show(gap_id)
+    assert gap.state is GapState.REJECTED
+    assert "rows.jsonl, row 1: no known keys" in gap.reason

@@ -205,6 +205,41 @@ def test_the_shipped_questions_are_reserved_wherever_the_documents_lie(tmp_path,
         read_material([rows])
 
 
+def test_held_out_questions_in_a_foreign_data_set_are_dropped_and_listed(tmp_path):
+    held_out = [item.question for item in load_questions(pack_names()[0])[:2]]
+    asked = ["one?", held_out[0].upper(), "two?", "three?"]
+    path = write_jsonl(tmp_path / "rows.jsonl", [{"prompt": q, "completion": "x"} for q in asked])
+    material = read_material([path])
+    assert [row.prompt[0][1] for row in material.rows] == ["one?", "two?", "three?"]
+    ((file, line, reason),) = material.dropped
+    assert (file, line) == ("rows.jsonl", 2)
+    assert "held out for measuring" in reason
+    assert read_material([path, path]).rows == material.rows  # repeated rows are rows all the same
+
+
+def test_a_conversation_with_a_held_out_question_goes_as_a_whole(tmp_path):
+    held_out = load_questions(pack_names()[0])[0].question
+    texts = [("user", held_out), ("assistant", "a"), ("user", "and then?"), ("assistant", "b")]
+    talk = {"messages": [{"role": role, "content": text} for role, text in texts]}
+    other = {"messages": [{"role": "user", "content": "x?"}, {"role": "assistant", "content": "y"}]}
+    material = read_material([write_jsonl(tmp_path / "talks.jsonl", [talk, other])])
+    assert [row.answer for row in material.rows] == ["y"]
+
+
+def test_a_copy_of_a_packs_questions_is_refused_even_with_rows_added(tmp_path):
+    held_out = [item.question for item in load_questions(pack_names()[0])[:4]]
+    for others, refused in ((3, True), (4, False)):
+        asked = [*(f"{i}?" for i in range(others)), *held_out]
+        path = write_jsonl(
+            tmp_path / "copy.jsonl", [{"prompt": q, "completion": "x"} for q in asked]
+        )
+        if refused:
+            with pytest.raises(DataError, match=r"copy\.jsonl, row 4: .* 4 of 7 .* leave the file"):
+                read_material([path])
+        else:
+            assert len(read_material([path]).rows) == others
+
+
 def test_the_digest_depends_on_content_not_on_place(tmp_path):
     (tmp_path / "a").mkdir()
     records = [{"prompt": "a?", "completion": "b"}]

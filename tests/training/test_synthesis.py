@@ -149,6 +149,27 @@ Every Norlund ferry leaves from a gate. The gates of Norlund are numbered.
     assert not any("norlund" in example.prompt[0][1].casefold() for example in plain)
 
 
+def test_a_language_or_a_quoted_value_is_not_taken_for_the_field():
+    text = """# Gates
+
+The ferries of Norlund leave from gates with old Tessic names. The word gate is Tessic too.
+
+A gate that is shut is called Void, and Void is also what the board shows on a feast day.
+Captain Ulm built the harbour. The statue of Ulm stands near it, by a statue of Ulm Wick.
+
+| Ferry | Gate |
+|---|---|
+| Olen | 4 |
+| Hest | 7 |
+
+Timetables are sold at every gate in Norlund.
+"""
+    asked = [example.prompt[0][1].casefold() for example in synthesise(passages(text), seed=0)]
+    assert any("norlund" in question for question in asked)
+    for other in ("tessic", "void", "ulm"):
+        assert not any(other in question for question in asked)
+
+
 def test_questions_use_the_words_that_surround_one_relation_alone():
     text = """# Ferries
 

@@ -120,6 +120,47 @@ def test_a_resumed_training_ends_in_the_same_weights(
     assert [dataclasses.replace(point) for point in whole.history] == list(resumed.history)
 
 
+@pytest.mark.parametrize("stop_after", [0, 2])
+def test_reading_the_prompts_ahead_can_be_stopped_and_gone_on_from(
+    tmp_path, make_bank, examples, quick, stop_after
+):
+    """Three blocks of prompts: the first is read when planning, the reading stops before another.
+
+    With `stop_after` it is a resumed training that is stopped so, and it keeps its steps.
+    """
+    many = [*examples, *(dataclasses.replace(e, answer=e.answer + "x") for e in examples * 2)]
+    whole = train(tiny_language_model("llama"), make_bank, many, quick)
+    folder, steps, asked = tmp_path / "run", [], []
+
+    def listen(progress):
+        steps.append(progress.step)
+
+    if stop_after:
+        with pytest.raises(TrainingInterruptedError):
+            train(
+                tiny_language_model("llama"), make_bank, many, quick, checkpoint=folder,
+                listener=listen, cancelled=lambda: len(steps) == stop_after,
+            )  # fmt: skip
+    reader = tiny_language_model("llama")
+    passes = []
+    reader.model.register_forward_pre_hook(lambda *_: passes.append(len(asked)))
+
+    def cancelled():
+        asked.append(len(passes))
+        return len(asked) == 2
+
+    with pytest.raises(TrainingInterruptedError, match=f"after step {stop_after} of"):
+        train(reader, make_bank, many, quick, checkpoint=folder, cancelled=cancelled)
+    assert asked[1] - asked[0] == 1  # one block, no evaluation, no step
+    assert len(passes) == asked[1]
+    resumed = train(
+        tiny_language_model("llama"), make_bank, many, quick, checkpoint=folder, listener=listen
+    )
+    assert steps == [1, 2, 3, 4, 5, 6]
+    assert same_weights(whole.weights, resumed.weights)
+    assert whole.history == resumed.history
+
+
 def test_a_finished_training_is_kept_until_its_result_is_used(
     tmp_path, llama, make_bank, examples, quick
 ):
