@@ -22,6 +22,7 @@ from adaptive_moe.training.gate import GuardItem
 from adaptive_moe.training.phrasings import dress
 
 _BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words
+_SPARE = 2  # times as many guard questions are asked as are wanted; the base may know half of them
 _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 
@@ -87,6 +88,7 @@ def guard_pool(
             questions, others = _in_two(questions)
         else:
             others = read_questions([others_file])
+    questions = tuple(evenly(questions, _SPARE * training.guard_prompts))
     rows = BaseGrader(language_model, bank).rows(questions)
     right = [index for index, row in enumerate(rows) if row.correct]
     asked = [each.question for each in evenly(others, 2 * training.guard_prompts)]

@@ -22,5 +22,11 @@ def write_material(folder):
 
 
 def settings(tmp_path, *overrides):
-    quick = ["training.max_steps=160", "training.evaluate_every=40", "training.guard_prompts=500"]
+    """A short training, and a gate that asks little and so has to allow for more."""
+    quick = [
+        "training.max_steps=160",
+        "training.evaluate_every=40",
+        "training.guard_prompts=150",
+        "training.max_guard_loss=0.05",
+    ]
     return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])
