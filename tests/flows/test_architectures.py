@@ -13,7 +13,7 @@ from tests.support.tiny_models import ARCHITECTURES, save_tiny
 
 PROMPT = "What is the colour of 3?"
 BEYOND_PEFT = {"opt"}  # PEFT's aLoRA cannot take OPT's flattened hidden states
-QUICK = {"llama", "gpt2", "gpt_neox"}
+TOLERANCE = 4e-6  # of the largest logit: 2e-6 for a logit, once more for what it is measured from
 ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(24)]
 
 
@@ -31,15 +31,7 @@ def settings(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
-@pytest.mark.parametrize(
-    "architecture",
-    [
-        architecture
-        if architecture in QUICK
-        else pytest.param(architecture, marks=pytest.mark.slow)
-        for architecture in ARCHITECTURES
-    ],
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture, tmp_path):
     save_tiny(architecture, tmp_path / "model")
     rows = tmp_path / "rows.jsonl"
@@ -60,15 +52,20 @@ def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture,
     if architecture in BEYOND_PEFT:
         return
     ids = torch.tensor([[*encoded.prompt_ids, *encoded.header_ids]])
-    tokens, expected = in_plain_peft(model, tmp_path / "peft", ids)
+    tokens, logits = in_plain_peft(model, tmp_path / "peft", ids)
+    rows = logits.log_softmax(dim=-1)
+    expected = [float(row[token]) for row, token in zip(rows, tokens, strict=True)]
     assert moe.language_model.decode_answer(tokens) == answer.text
     np.testing.assert_allclose(
-        answer.attribution.routed_log_probability, expected[: len(answer.tokens)], atol=5e-5
+        answer.attribution.routed_log_probability,
+        expected[: len(answer.tokens)],
+        rtol=0,
+        atol=TOLERANCE * float(logits.abs().max()),
     )
 
 
 def in_plain_peft(model, folder, ids):
-    """The tokens that PEFT's own aLoRA and transformers' own generate give, and their log p."""
+    """The tokens that PEFT's own aLoRA and transformers' own generate give, and their logits."""
     theirs = PeftModel.from_pretrained(model, folder).eval()
     with torch.inference_mode():
         generated = theirs.generate(
@@ -81,5 +78,4 @@ def in_plain_peft(model, folder, ids):
             return_dict_in_generate=True,
         )
     tokens = generated.sequences[0, ids.shape[1] :].tolist()
-    rows = torch.stack(generated.logits)[:, 0].log_softmax(dim=-1)
-    return tokens, [float(row[token]) for row, token in zip(rows, tokens, strict=True)]
+    return tokens, torch.stack(generated.logits)[:, 0]
