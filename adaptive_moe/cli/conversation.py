@@ -1,5 +1,6 @@
 """One conversation: its turns, the reply as it streams in, and what is kept of it."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,9 @@ from adaptive_moe.cli.program import show_failure
 from adaptive_moe.cli.render import confidence_line, who
 from adaptive_moe.cli.safe_text import clean, clean_line
 from adaptive_moe.cli.terminal import Terminal
-from adaptive_moe.errors import AdaptiveMoEError
+from adaptive_moe.errors import AdaptiveMoEError, PromptTooLongError
+
+_LEFT_OUT_AT_ONCE = 0.25  # of the turns; one at a time would have every later reply leave one out
 
 if TYPE_CHECKING:
     from adaptive_moe.engine.events import Answer
@@ -43,6 +46,7 @@ class Conversation:
         self.route = route
         self.interactive = interactive
         self.turns: list[Turn] = []
+        self._left_out = 0  # of the turns, the oldest, which no longer fit into the context
         self.last: Answer | None = None
         self.gap_id: int | None = None
         self.tokens = 0
@@ -70,6 +74,7 @@ class Conversation:
             self.terminal.note(_nothing_to_resume(last_base(self._folder)))
             return
         self.log, self.turns = found
+        self._left_out = 0
         self.terminal.note(f"Going on after {len(self.turns)} turn(s).")
         if self.turns and self.interactive:
             last = self.turns[-1]
@@ -78,6 +83,7 @@ class Conversation:
     def start_anew(self) -> None:
         """Forget the turns; the old conversation stays on disk."""
         self.turns, self.last, self.log = [], None, self._new_log()
+        self._left_out = 0
 
     def undo(self) -> bool:
         """Take the last turn back; false when there is none."""
@@ -90,12 +96,11 @@ class Conversation:
 
     def reply(self, prompt: str) -> None:
         """Answer one message, piece by piece; Ctrl-C ends the reply and keeps what there is."""
-        messages = [*messages_of(self.turns), {"role": "user", "content": prompt}]
         pieces: list[str] = []
         answer, gap = None, None
         with stopping_on_interrupt() as stop:
             try:
-                answer, gap = self._stream(messages, pieces, stop)
+                answer, gap = self._stream_what_fits(prompt, pieces, stop)
             finally:
                 if pieces and not self.terminal.as_json:
                     self._write("\n")
@@ -142,6 +147,32 @@ class Conversation:
             return self.reader(f"{question} [y/N] ").strip().lower() in ("y", "yes")
         except (EOFError, KeyboardInterrupt):
             return False
+
+    def _stream_what_fits(
+        self, prompt: str, pieces: list[str], stop: Callable[[], bool]
+    ) -> "tuple[Answer | None, Gap | None]":
+        """Stream the reply to what fits of the conversation: the oldest turns are left out.
+
+        On disk it keeps them all. Raises PromptTooLongError for a message that does
+        not fit alone.
+        """
+        start = min(self._left_out, len(self.turns))
+        while True:
+            kept = self.turns[start:]
+            messages = [*messages_of(kept), {"role": "user", "content": prompt}]
+            try:
+                reply = self._stream(messages, pieces, stop)
+            except PromptTooLongError:
+                if not kept:
+                    raise
+                start += math.ceil(_LEFT_OUT_AT_ONCE * len(kept))
+                continue
+            if start > self._left_out:
+                self._left_out = start
+                self.terminal.note(
+                    f"The first {start} turn(s) no longer fit and are left out; /new begins afresh."
+                )
+            return reply
 
     def _stream(
         self, messages: list[dict[str, str]], pieces: list[str], stop: Callable[[], bool]

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import yaml
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
@@ -25,6 +26,16 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 class _Environment(BaseSettings, Settings):  # type: ignore[misc]  # both set model_config
     """The same tree, as pydantic-settings wants it for reading environment variables."""
+
+
+class _EnvironmentSource(EnvSettingsSource):
+    """Takes what is no JSON as the word that it is; whether that fits is validated later."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:
+        try:
+            return super().decode_complex_value(field_name, field, value)
+        except ValueError:
+            return value
 
 
 def load_settings(
@@ -124,7 +135,7 @@ def _read_environment(environment: Mapping[str, str] | None) -> Tree:
             raise ConfigurationError(
                 f"environment: {name}: there is no setting {section!r}; correct or unset it"
             )
-    source = EnvSettingsSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
+    source = _EnvironmentSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
     if environment is not None:
         source.env_vars = {name.lower(): value for name, value in environment.items()}
     return source()
@@ -136,14 +147,21 @@ def _read_overrides(overrides: Sequence[str]) -> Tree:
         key, separator, value = word.partition("=")
         if not separator or not key:
             raise ConfigurationError(f"--set {word}: write key=value, e.g. router.threshold=0.8")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError:
-            parsed = value
-        for part in reversed(key.strip().split(".")):
-            parsed = {part: parsed}
-        tree = _merge(tree, parsed)
+        *sections, name = key.strip().split(".")
+        branch: Tree = {name: _parse_value(value, f"--set {key}")}
+        for section in reversed(sections):
+            branch = {section: branch}
+        tree = _merge(tree, branch)
     return tree
+
+
+def _parse_value(value: str, where: str) -> object:
+    """The value as YAML within the limits of a file, or the text itself where it is none."""
+    try:
+        _guard_structure(value.encode(), where)
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        return value
 
 
 def _merge(lower: Tree, upper: Mapping[str, object]) -> Tree:

@@ -31,6 +31,14 @@ def _dtype_in_full(value: object) -> object:
     return _DTYPES.get(value, value) if isinstance(value, str) else value
 
 
+def _as_several(value: object) -> object:
+    return (value,) if isinstance(value, str | Path) else value
+
+
+def _all_or_several(value: object) -> object:
+    return value if value == "all" else _as_several(value)
+
+
 class Section(BaseModel):
     """Frozen, and unknown keys are refused."""
 
@@ -98,7 +106,9 @@ class GapSettings(Section):
         description="record: only list it; ask: propose, as chat does when nothing is set; train: "
         "queue a training",
     )
-    sources: tuple[Path, ...] = Field((), description="material that may fill gaps")
+    sources: Annotated[tuple[Path, ...], BeforeValidator(_as_several)] = Field(
+        (), description="material that may fill gaps"
+    )
     min_prompts: int = Field(8, ge=2, description="distinct prompts before a gap is declared")
     suspect_prompts: int = Field(5, ge=2, description="distinct prompts before it is suspected")
     failure_rate: Probability = Field(0.3, description="failure rate of the null hypothesis")
@@ -127,7 +137,7 @@ class TrainingSettings(Section):
         "rslora", description="alpha/sqrt(r), alpha/r or alpha; written out per module"
     )
     alpha: float = Field(16.0, gt=0.0, description="LoRA alpha")
-    targets: Literal["all"] | tuple[str, ...] = Field(
+    targets: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_all_or_several)] = Field(
         "all", description="linear layers to adapt: all, or name suffixes"
     )
     activation: Literal["answer", "prompt"] = Field(

@@ -13,6 +13,7 @@ from adaptive_moe.cli.conversation import Conversation
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.events import Finished, Token
+from adaptive_moe.errors import PromptTooLongError
 from tests.cli.answers import answer
 from tests.cli.hostile import leaks, strings
 
@@ -105,3 +106,39 @@ def test_a_second_ctrl_c_breaks_off_an_engine_that_does_not_listen(converse):
         talk.reply("hello")
     assert talk.turns[0].answer == "word " * 4
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+class Forgetful(Speaker):
+    """Refuses conversations of more than `most` messages, as a small context does."""
+
+    def __init__(self, pieces, *, most):
+        super().__init__(pieces)
+        self.most = most
+
+    def stream(self, messages, **more):
+        if len(messages) > self.most:
+            raise PromptTooLongError("the prompt takes too many tokens")
+        yield from super().stream(messages, **more)
+
+
+def test_a_long_conversation_goes_on_without_its_oldest_turns(converse):
+    speaker = Forgetful(["Yes."], most=9)
+    talk, screen = converse(speaker)
+    for number in range(30):
+        talk.reply(f"question {number}")
+    asked = [messages for messages, _ in speaker.asked]
+    assert len(asked) == len(talk.turns) == len(read_turns(talk.log.path)) == 30
+    assert all(messages[-1]["content"] == f"question {n}" for n, messages in enumerate(asked))
+    assert all(messages[0]["role"] == "user" for messages in asked)
+    assert len(asked[-1]) >= 7
+    assert screen.getvalue().count("no longer fit") <= 14
+    talk.start_anew()
+    talk.reply("another matter")
+    assert len(speaker.asked[-1][0]) == 1
+
+
+def test_a_message_that_fits_nowhere_is_an_error(converse):
+    talk, _ = converse(Forgetful(["Yes."], most=0))
+    with pytest.raises(PromptTooLongError):
+        talk.reply("a very long message")
+    assert talk.turns == []

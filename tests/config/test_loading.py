@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from adaptive_moe.config.loading import load_settings
@@ -26,7 +28,9 @@ def test_later_layers_win(tmp_path):
         ("a: [", {}, [], "settings.yaml: not valid YAML"),
         ("", {"ADAPTIVE_MOE__ROUTER__THRESHOLD": "x"}, [], "environment: router.threshold"),
         ("", {"ADAPTIVE_MOE__ROUTR__THRESHOLD": "1"}, [], "no setting 'routr'"),
+        ("", {"ADAPTIVE_MOE__ROUTER": "x"}, [], "environment: router: "),
         ("", {}, ["router.threshold"], "write key=value"),
+        ("", {}, ["gaps.sources=" + "[" * 3000], "--set gaps.sources: nested too deeply"),
         ("", {}, ["gaps.on_verified=maybe"], "--set: gaps.on_verified: Input should be 'record'"),
         ("gaps: {suspect_prompts: 9}", {}, [], "gaps.suspect_prompts must not exceed"),
     ],
@@ -37,6 +41,23 @@ def test_a_refusal_names_layer_key_and_reason(tmp_path, yaml, environment, overr
     with pytest.raises(ConfigurationError) as refusal:
         load_settings(file, overrides=overrides, environment=environment)
     assert complaint in str(refusal.value)
+
+
+@pytest.mark.parametrize("given", ["docs", '["docs"]'])
+def test_one_path_or_name_is_a_list_of_one(given):
+    from_environment = load_settings(environment={"ADAPTIVE_MOE__GAPS__SOURCES": given})
+    assert from_environment.gaps.sources == (Path("docs"),)
+    overridden = load_settings(overrides=[f"gaps.sources={given}"], environment={})
+    assert overridden.gaps.sources == (Path("docs"),)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("all", "all"), ("q_proj", ("q_proj",)), ("[q_proj, v_proj]", ("q_proj", "v_proj"))],
+)
+def test_targets_are_all_one_or_several(given, expected):
+    settings = load_settings(overrides=[f"training.targets={given}"], environment={})
+    assert settings.training.targets == expected
 
 
 def test_bombs_are_refused_before_they_unfold(tmp_path):
