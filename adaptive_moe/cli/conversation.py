@@ -47,6 +47,7 @@ class Conversation:
         self.interactive = interactive
         self.turns: list[Turn] = []
         self._left_out = 0  # of the turns, the oldest, which no longer fit into the context
+        self._told_left_out = False
         self.last: Answer | None = None
         self.gap_id: int | None = None
         self.tokens = 0
@@ -74,7 +75,7 @@ class Conversation:
             self.terminal.note(_nothing_to_resume(last_base(self._folder)))
             return
         self.log, self.turns = found
-        self._left_out = 0
+        self._left_out, self._told_left_out = 0, False
         self.terminal.note(f"Going on after {len(self.turns)} turn(s).")
         if self.turns and self.interactive:
             last = self.turns[-1]
@@ -83,13 +84,14 @@ class Conversation:
     def start_anew(self) -> None:
         """Forget the turns; the old conversation stays on disk."""
         self.turns, self.last, self.log = [], None, self._new_log()
-        self._left_out = 0
+        self._left_out, self._told_left_out = 0, False
 
     def undo(self) -> bool:
         """Take the last turn back; false when there is none."""
         if not self.turns:
             return False
         self.turns.pop()
+        self._left_out = 0  # older turns may fit again
         self.log.undo()
         self.last = None
         return True
@@ -153,7 +155,7 @@ class Conversation:
     ) -> "tuple[Answer | None, Gap | None]":
         """Stream the reply to what fits of the conversation: the oldest turns are left out.
 
-        On disk it keeps them all. Raises PromptTooLongError for a message that does
+        That is told once; on disk they all stay. Raises PromptTooLongError for a message that does
         not fit alone.
         """
         start = min(self._left_out, len(self.turns))
@@ -167,10 +169,12 @@ class Conversation:
                     raise
                 start += math.ceil(_LEFT_OUT_AT_ONCE * len(kept))
                 continue
-            if start > self._left_out:
-                self._left_out = start
+            self._left_out = start
+            if start and not self._told_left_out:
+                self._told_left_out = True
                 self.terminal.note(
-                    f"The first {start} turn(s) no longer fit and are left out; /new begins afresh."
+                    f"The first turns, {start} by now, no longer fit and are left out; "
+                    "/new begins afresh."
                 )
             return reply
 

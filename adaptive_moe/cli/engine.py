@@ -23,11 +23,17 @@ def open_engine(terminal: Terminal, *, background: bool = False) -> Iterator["Ad
         yield moe
 
 
-def _load(terminal: Terminal, *, background: bool) -> "AdaptiveMoE":
+def quieten_libraries(terminal: Terminal) -> None:
+    """Let transformers and the hub's client tell errors only; call it before either is imported."""
     if not terminal.debug:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+        os.environ.setdefault("HF_HUB_VERBOSITY", "error")
         os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def _load(terminal: Terminal, *, background: bool) -> "AdaptiveMoE":
+    quieten_libraries(terminal)
     from adaptive_moe.engine.runtime import AdaptiveMoE
 
     return AdaptiveMoE.from_settings(terminal.settings, background=background)

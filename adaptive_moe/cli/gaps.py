@@ -1,5 +1,7 @@
 """`gaps`: what the model was found not to know, and what became of it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,13 +10,14 @@ import typer
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.group import group
 from adaptive_moe.cli.safe_text import clean_line
-from adaptive_moe.cli.stored import check_store
+from adaptive_moe.cli.stored import check_store, open_store
 from adaptive_moe.cli.tables import facts_table, gaps_table
 from adaptive_moe.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from adaptive_moe.gaps.detector import GapDetector
     from adaptive_moe.gaps.ledger import Gap
 
 app = group("The knowledge gaps found so far: list, inspect, fill, dismiss.")
@@ -25,11 +28,8 @@ GapArgument = Annotated[int, typer.Argument(metavar="ID", help="The gap's number
 @command(app, "list", "base", "store")
 def list_gaps(terminal: Terminal) -> int:
     """List the gaps of this base."""
-    from adaptive_moe.cli.engine import open_engine
-
-    check_store(terminal.settings)
-    with open_engine(terminal) as moe:
-        found = moe.gaps.list()
+    with _open_gaps(terminal) as gaps:
+        found = sorted(gaps.list(), key=lambda gap: (gap.changed, gap.id), reverse=True)
     values = {"gaps": [gap_values(gap) for gap in found]}
     empty = "No gaps. Prompts answered with low confidence become evidence for them."
     terminal.finish(values, gaps_table(found) if found else empty)
@@ -39,12 +39,9 @@ def list_gaps(terminal: Terminal) -> int:
 @command(app, "show", "base", "store")
 def show(terminal: Terminal, gap_id: GapArgument) -> int:
     """Show one gap: its evidence, its history, and what is still missing."""
-    from adaptive_moe.cli.engine import open_engine
-
-    check_store(terminal.settings)
-    with open_engine(terminal) as moe:
-        gap = moe.gaps.show(gap_id)
-        explained = tuple(moe.gaps.explain(gap_id))
+    with _open_gaps(terminal) as gaps:
+        gap = gaps.show(gap_id)
+        explained = gaps.explain(gap)
     values = gap_values(gap) | {"explanation": list(explained)}
     terminal.finish(values, *gap_parts(gap, explained))
     return 0
@@ -76,12 +73,8 @@ def fill(
 @command(app, "dismiss", "base", "store")
 def dismiss(terminal: Terminal, gap_id: GapArgument) -> int:
     """Close a gap that nobody wants filled."""
-    from adaptive_moe.cli.engine import open_engine
-
-    check_store(terminal.settings)
-    with open_engine(terminal) as moe:
-        moe.gaps.dismiss(gap_id)
-        gap = moe.gaps.show(gap_id)
+    with _open_gaps(terminal) as gaps:
+        gap = gaps.dismiss(gap_id)
     terminal.finish(gap_values(gap), f"Gap {gap.id} ({gap.label}) is {str(gap.state).lower()}.")
     return 0
 
@@ -125,3 +118,23 @@ def gap_parts(gap: "Gap", explained: tuple[str, ...]) -> tuple["RenderableType",
             for step in gap.history
         ),
     )
+
+
+@contextmanager
+def _open_gaps(terminal: Terminal) -> "Iterator[GapDetector]":
+    """The gaps of the settings' base, found by the fingerprint of its files; it is not loaded."""
+    from adaptive_moe.cli.engine import quieten_libraries
+
+    quieten_libraries(terminal)
+    with open_store(terminal.settings) as store:
+        with terminal.working(f"identifying {terminal.settings.base.id}"):
+            from adaptive_moe.engine.runtime import LEDGER_FILE
+            from adaptive_moe.gaps.detector import GapDetector
+            from adaptive_moe.gaps.ledger import GapLedger
+            from adaptive_moe.models.loading import read_base_id
+
+            base_id = read_base_id(terminal.settings.base)
+        settings = terminal.settings.gaps
+        file = settings.ledger or store.root / LEDGER_FILE
+        with GapLedger(file, before_creating=store.create) as ledger:
+            yield GapDetector(ledger, settings, base_id=base_id)

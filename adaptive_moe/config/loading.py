@@ -15,9 +15,10 @@ from adaptive_moe.config.settings import Section, Settings
 from adaptive_moe.errors import ConfigurationError
 
 PREFIX = "ADAPTIVE_MOE__"
+_ENVIRONMENT = "environment"
 _YAML_BYTES = 1024 * 1024
-_YAML_DEPTH = 50
-_YAML_ALIASES = 100
+_DEPTH = 50  # of keys, and of lists and mappings in a value
+_YAML_ALIASES = 10  # more, each of the one before, would unfold to millions
 _SHOWN = 60  # characters of a wrong value
 
 Tree = dict[str, object]
@@ -29,12 +30,17 @@ class _Environment(BaseSettings, Settings):  # type: ignore[misc]  # both set mo
 
 
 class _EnvironmentSource(EnvSettingsSource):
-    """Takes what is no JSON as the word that it is; whether that fits is validated later."""
+    """Takes what is no list or mapping as the word that it is; whether it fits is validated later.
 
-    def decode_complex_value(self, field_name: str, field: FieldInfo, value: object) -> object:
+    JSON is read as the YAML that it is, within the limits of a file.
+    """
+
+    def decode_complex_value(self, field_name: str, _field: FieldInfo, value: str) -> object:
+        if not value.startswith(("[", "{")):
+            return value
         try:
-            return super().decode_complex_value(field_name, field, value)
-        except ValueError:
+            return _parse_value(value, field_name)
+        except ConfigurationError:
             return value
 
 
@@ -49,9 +55,10 @@ def load_settings(
     `overrides` are `key=value` words such as `router.threshold=0.8`; values are read as YAML.
     Raises ConfigurationError naming the layer, the key and the reason.
     """
+    variables = _our_variables(os.environ if environment is None else environment)
     layers = (
         (str(file), read_yaml(file) if file is not None else {}),
-        ("environment", _read_environment(environment)),
+        (_ENVIRONMENT, _read_environment(variables)),
         ("--set", _read_overrides(overrides)),
     )
     merged: Tree = {}
@@ -60,7 +67,7 @@ def load_settings(
     try:
         return Settings.model_validate(merged)
     except ValidationError as error:
-        raise ConfigurationError(_explain(error, layers)) from error
+        raise ConfigurationError(_explain(error, layers, variables)) from error
 
 
 def amend(section: AnySection, changes: Mapping[str, object], *, name: str) -> AnySection:
@@ -96,11 +103,10 @@ def read_yaml(file: Path) -> Tree:
     if len(text) > _YAML_BYTES:
         raise ConfigurationError(f"{file}: larger than {_YAML_BYTES} bytes; keep settings only")
     try:
-        _guard_structure(text, str(file))
-        tree = yaml.safe_load(text)
-    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        if isinstance(error, ConfigurationError):
-            raise
+        tree = _parse_yaml(text, str(file))
+    except ConfigurationError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
         problem = " ".join(str(error).split())
         raise ConfigurationError(f"{file}: not valid YAML: {problem}") from error
     if tree is None:
@@ -112,7 +118,13 @@ def read_yaml(file: Path) -> Tree:
     return tree
 
 
-def _guard_structure(text: bytes, file: str) -> None:
+def _parse_yaml(text: bytes | str, where: str) -> object:
+    """What the text holds; YAMLError or ValueError for no YAML, ConfigurationError for a bomb."""
+    _guard_structure(text, where)
+    return yaml.safe_load(text)
+
+
+def _guard_structure(text: bytes | str, where: str) -> None:
     depth = aliases = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.CollectionStartEvent):
@@ -121,23 +133,33 @@ def _guard_structure(text: bytes, file: str) -> None:
             depth -= 1
         elif isinstance(event, yaml.AliasEvent):
             aliases += 1
-        if depth > _YAML_DEPTH or aliases > _YAML_ALIASES:
+        # PyYAML fails on tags such as !!bool x with errors that are none of its own.
+        if depth > _DEPTH or aliases > _YAML_ALIASES or getattr(event, "tag", None):
             raise ConfigurationError(
-                f"{file}: nested too deeply or too many aliases; write it plainly"
+                f"{where}: nested too deeply, too many aliases or a tag; write it plainly"
             )
 
 
-def _read_environment(environment: Mapping[str, str] | None) -> Tree:
-    names = os.environ if environment is None else environment
-    for name in names:
-        section = name.upper().removeprefix(PREFIX).split("__")[0].lower()
-        if name.upper().startswith(PREFIX) and section not in Settings.model_fields:
+def _our_variables(environment: Mapping[str, str]) -> Mapping[str, str]:
+    """The variables that are settings, by their names in capitals."""
+    found = {name.upper(): value for name, value in environment.items()}
+    found = {name: value for name, value in found.items() if name.startswith(PREFIX)}
+    for name in found:
+        section = name.removeprefix(PREFIX).split("__")[0].lower()
+        if section not in Settings.model_fields:
             raise ConfigurationError(
                 f"environment: {name}: there is no setting {section!r}; correct or unset it"
             )
+        if name.count("__") > _DEPTH:
+            raise ConfigurationError(
+                f"environment: {name[:_SHOWN]}...: nested too deeply; unset it"
+            )
+    return found
+
+
+def _read_environment(variables: Mapping[str, str]) -> Tree:
     source = _EnvironmentSource(_Environment, env_prefix=PREFIX, env_nested_delimiter="__")
-    if environment is not None:
-        source.env_vars = {name.lower(): value for name, value in environment.items()}
+    source.env_vars = {name.lower(): value for name, value in variables.items()}
     return source()
 
 
@@ -148,6 +170,10 @@ def _read_overrides(overrides: Sequence[str]) -> Tree:
         if not separator or not key:
             raise ConfigurationError(f"--set {word}: write key=value, e.g. router.threshold=0.8")
         *sections, name = key.strip().split(".")
+        if len(sections) > _DEPTH:
+            raise ConfigurationError(
+                f"--set {key[:_SHOWN]}...: nested too deeply; see --show-config"
+            )
         branch: Tree = {name: _parse_value(value, f"--set {key}")}
         for section in reversed(sections):
             branch = {section: branch}
@@ -158,9 +184,10 @@ def _read_overrides(overrides: Sequence[str]) -> Tree:
 def _parse_value(value: str, where: str) -> object:
     """The value as YAML within the limits of a file, or the text itself where it is none."""
     try:
-        _guard_structure(value.encode(), where)
-        return yaml.safe_load(value)
-    except yaml.YAMLError:
+        return _parse_yaml(value, where)
+    except ConfigurationError:
+        raise
+    except (yaml.YAMLError, ValueError):
         return value
 
 
@@ -180,17 +207,31 @@ def _short(value: object) -> str:
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
-def _explain(error: ValidationError, layers: Sequence[tuple[str, Tree]]) -> str:
-    return "; ".join(_explain_one(detail, layers) for detail in error.errors(include_url=False))
+def _explain(
+    error: ValidationError, layers: Sequence[tuple[str, Tree]], variables: Mapping[str, str]
+) -> str:
+    return "; ".join(
+        _explain_one(detail, layers, variables) for detail in error.errors(include_url=False)
+    )
 
 
-def _explain_one(detail: ErrorDetails, layers: Sequence[tuple[str, Tree]]) -> str:
+def _explain_one(
+    detail: ErrorDetails, layers: Sequence[tuple[str, Tree]], variables: Mapping[str, str]
+) -> str:
     path = [str(part) for part in detail["loc"]]
     origin = next((name for name, tree in reversed(layers) if _holds(tree, path)), "settings")
-    reason = detail["msg"]
+    if origin == _ENVIRONMENT:
+        origin = f"{origin}: {_variable_of(path, variables)}"
+    reason = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
         reason = "there is no such setting (--show-config lists all)"
     return f"{origin}: {'.'.join(path) or 'settings'}: {reason}"
+
+
+def _variable_of(path: Sequence[str], variables: Mapping[str, str]) -> str:
+    """The variable that sets this key: its own, or one that holds a whole section."""
+    names = [PREFIX + "__".join(path[:end]).upper() for end in range(len(path), 0, -1)]
+    return next((name for name in names if name in variables), names[0])
 
 
 def _holds(tree: object, path: Sequence[str]) -> bool:

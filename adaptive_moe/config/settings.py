@@ -32,11 +32,26 @@ def _dtype_in_full(value: object) -> object:
 
 
 def _as_several(value: object) -> object:
-    return (value,) if isinstance(value, str | Path) else value
+    """One path is a list of one, no text an empty one; a list that does not end is no path."""
+    if not isinstance(value, str | Path):
+        return value
+    if isinstance(value, str) and value.startswith(("[", "{")):
+        raise ValueError("this is no list; write one path, or a list such as [notes, facts.md]")
+    return (value,) if value else ()
 
 
 def _all_or_several(value: object) -> object:
-    return value if value == "all" else _as_several(value)
+    """One name is a list of one. Said here, as the union would name the types inside it."""
+    names = (value,) if isinstance(value, str) else value
+    if value == "all":
+        return value
+    if isinstance(names, list | tuple) and all(_is_name(name) for name in names):
+        return tuple(names)
+    raise ValueError("write all, or the ends of layer names, e.g. [q_proj, v_proj]")
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and value != "" and not value.startswith(("[", "{"))
 
 
 class Section(BaseModel):

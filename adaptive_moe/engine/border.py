@@ -70,12 +70,13 @@ def checked_prompt(prompt: object) -> Prompt:
 
 
 def checked_route(experts: object) -> Forced:
-    """The route, if it is one. Raises ConfigurationError."""
+    """The route, if it is one, each expert named once. Raises ConfigurationError."""
     if experts is None or experts == "auto":
         return cast("Forced", experts)
     if isinstance(experts, Sequence) and not isinstance(experts, str | bytes):
         names = [name for name in experts if isinstance(name, str)]
         if len(names) == len(experts):
+            _check_once(names)
             return names
     raise ConfigurationError(
         f'experts={experts!r}: give "auto", None for the base, or a list of names'
@@ -114,6 +115,14 @@ def generation_config(
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"generation settings: {error}") from error
     return config, defaults.seed if chosen is None else int(chosen)
+
+
+def _check_once(names: Sequence[str]) -> None:
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            raise ConfigurationError(
+                f"experts={names!r}: expert {name!r} is named twice; name each expert once"
+            )
 
 
 def _check_text(text: object) -> None:

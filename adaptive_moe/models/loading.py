@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import huggingface_hub
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -31,6 +32,7 @@ Quantization = Literal["nf4", "int8"]
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SHORT = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 _WEIGHT_PATTERNS = ("model*.safetensors", "pytorch_model*.bin")
+_HUB_PATIENCE_SECONDS = 5.0
 _TOKENIZER_ADVICE = "put its tokenizer files beside config.json, or name another model"
 
 _logger = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ def load_language_model(
     kind = _choose_dtype(dtype, place)
     source = _locate(base)
     is_local = Path(source).is_dir()
-    options = {"revision": revision, "local_files_only": local_files_only or is_local}
+    offline = local_files_only or is_local or not can_reach_hub()
+    options = {"revision": revision, "local_files_only": offline}
     with _plain_errors(base, is_local=is_local):
         config = _read_config(source, options)
         folder = Path(source) if is_local else _snapshot(source, options)
@@ -71,6 +74,21 @@ def load_language_model(
     return LanguageModel(model, tokenizer, base_id=identity, numerics=numerics, name=name)
 
 
+def can_reach_hub() -> bool:
+    """Whether anything answers there, asked once, through the hub's own client and its proxies.
+
+    That client would ask six times for every file, which takes 23 seconds without a network.
+    """
+    try:
+        huggingface_hub.get_session().head(
+            huggingface_hub.constants.ENDPOINT, timeout=_HUB_PATIENCE_SECONDS
+        )
+    except Exception as error:  # noqa: BLE001  which HTTP library raises it, the hub may change
+        _logger.info("the hub %s does not answer: %s", huggingface_hub.constants.ENDPOINT, error)
+        return False
+    return True
+
+
 def load_base(settings: BaseModelSettings) -> LanguageModel:
     """The base that the settings describe; see `load_language_model`."""
     return load_language_model(
@@ -81,6 +99,20 @@ def load_base(settings: BaseModelSettings) -> LanguageModel:
         revision=settings.revision,
         local_files_only=settings.local_files_only,
     )
+
+
+def read_base_id(settings: BaseModelSettings) -> str:
+    """The identity of the base that the settings describe, from files that are here already.
+
+    Loads no weights and asks no hub. Raises ModelNotFoundError where the files are not here, and
+    UnsupportedModelError where they are damaged.
+    """
+    source = _locate(settings.id)
+    is_local = Path(source).is_dir()
+    options = {"revision": settings.revision, "local_files_only": True}
+    with _plain_errors(settings.id, is_local=is_local):
+        folder = Path(source) if is_local else _fetched(source, options)
+        return base_id(folder, _read_tokenizer(source, options))
 
 
 def adopt(model: nn.Module, tokenizer: PreTrainedTokenizerBase) -> LanguageModel:
@@ -188,6 +220,16 @@ def _snapshot(source: str, options: dict[str, Any]) -> Path:
     if not any(folder.glob("model*.safetensors")):
         folder = fetch("config.json", "pytorch_model*.bin", "pytorch_model.bin.index.json")
     return folder
+
+
+def _fetched(source: str, options: dict[str, Any]) -> Path:
+    try:
+        return _snapshot(source, options)
+    except OSError as error:
+        raise ModelNotFoundError(
+            f"{source} is neither a folder nor fetched to this machine, so nothing here belongs to "
+            "it; check the name, or ask it something, which fetches it"
+        ) from error
 
 
 def _read_tokenizer(source: str, options: dict[str, Any]) -> PreTrainedTokenizerBase:

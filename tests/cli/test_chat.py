@@ -27,6 +27,16 @@ def test_plain_lines_in_plain_answers_out(chat):
     assert second
 
 
+def test_a_conversation_goes_on_beyond_the_context_and_stays_whole_on_disk(chat):
+    told = "The capital of France is Paris and the capital of Italy is Rome. " * 8
+    done = chat(*[told] * 6, "word " * 3000, FRANCE)
+    assert len(done.stdout.splitlines()) == 7
+    assert done.stderr.count("no longer fit and are left out; /new begins afresh.") == 1
+    assert done.stderr.count("the prompt takes") == 1  # by the line that is too long by itself
+    (file,) = sessions_folder().glob("*.jsonl")
+    assert len(read_turns(file)) == 7
+
+
 def test_json_gives_one_object_a_turn_and_errors_do_not_end_it(chat):
     done = chat("word " * 3000, "/nonsense", FRANCE, options=["--json"])
     second, third, last = (json.loads(line) for line in done.stdout.splitlines())

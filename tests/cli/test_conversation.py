@@ -131,10 +131,21 @@ def test_a_long_conversation_goes_on_without_its_oldest_turns(converse):
     assert all(messages[-1]["content"] == f"question {n}" for n, messages in enumerate(asked))
     assert all(messages[0]["role"] == "user" for messages in asked)
     assert len(asked[-1]) >= 7
-    assert screen.getvalue().count("no longer fit") <= 14
+    assert screen.getvalue().count("no longer fit") == 1
     talk.start_anew()
     talk.reply("another matter")
     assert len(speaker.asked[-1][0]) == 1
+
+
+def test_what_was_left_out_is_sent_again_when_later_turns_are_taken_back(converse):
+    speaker = Forgetful(["Yes."], most=9)
+    talk, _ = converse(speaker)
+    for number in range(9):
+        talk.reply(f"question {number}")
+    for _ in range(6):
+        talk.undo()
+    talk.reply("again")
+    assert speaker.asked[-1][0][0]["content"] == "question 0"
 
 
 def test_a_message_that_fits_nowhere_is_an_error(converse):

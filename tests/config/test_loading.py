@@ -5,6 +5,11 @@ import pytest
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.errors import ConfigurationError
 
+# Seventy-two aliases, each level nine times the one before: 43 million entries if written out.
+UNFOLDING = "{a0: &a0 [x], " + ", ".join(
+    f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * 9)}]" for level in range(1, 9)
+) + "}"  # fmt: skip
+
 
 def test_later_layers_win(tmp_path):
     file = tmp_path / "settings.yaml"
@@ -26,11 +31,30 @@ def test_later_layers_win(tmp_path):
         ("router: {threshold: 7}", {}, [], "settings.yaml: router.threshold: Input should be less"),
         ("- 1", {}, [], "settings.yaml: the top level must be keys and values"),
         ("a: [", {}, [], "settings.yaml: not valid YAML"),
-        ("", {"ADAPTIVE_MOE__ROUTER__THRESHOLD": "x"}, [], "environment: router.threshold"),
+        (
+            "",
+            {"ADAPTIVE_MOE__ROUTER__THRESHOLD": "x"},
+            [],
+            "ADAPTIVE_MOE__ROUTER__THRESHOLD: router.",
+        ),
         ("", {"ADAPTIVE_MOE__ROUTR__THRESHOLD": "1"}, [], "no setting 'routr'"),
-        ("", {"ADAPTIVE_MOE__ROUTER": "x"}, [], "environment: router: "),
+        ("", {"ADAPTIVE_MOE__ROUTER": "x"}, [], "environment: ADAPTIVE_MOE__ROUTER: router: Inp"),
+        ("", {"ADAPTIVE_MOE__ROUTER": "{threshold: 7}"}, [], "_ROUTER: router.threshold: Input"),
+        ("", {"ADAPTIVE_MOE__GAPS__SOURCES": "[a, b"}, [], "_GAPS__SOURCES: gaps.sources: this is"),
+        ("", {"ADAPTIVE_MOE__GAPS__SOURCES": "[" * 100_000}, [], "gaps.sources: this is no list"),
+        ("", {f"ADAPTIVE_MOE__ROUTER{'__A' * 3000}": "1"}, [], "nested too deeply"),
         ("", {}, ["router.threshold"], "write key=value"),
         ("", {}, ["gaps.sources=" + "[" * 3000], "--set gaps.sources: nested too deeply"),
+        ("", {}, [f"gaps.sources={UNFOLDING}"], "--set gaps.sources: nested too deeply, too many"),
+        ("", {}, [f"router{'.a' * 3000}=1", f"router{'.a' * 3000}=2"], "nested too deeply"),
+        ("", {}, ["store=!!bool x"], "--set store: nested too deeply, too many aliases or a tag"),
+        ("", {}, ["training.targets=5"], "--set: training.targets: write all, or the ends of"),
+        (
+            "",
+            {},
+            ["training.targets=[q_proj"],
+            "--set: training.targets: write all, or the ends of",
+        ),
         ("", {}, ["gaps.on_verified=maybe"], "--set: gaps.on_verified: Input should be 'record'"),
         ("gaps: {suspect_prompts: 9}", {}, [], "gaps.suspect_prompts must not exceed"),
     ],
@@ -58,6 +82,17 @@ def test_one_path_or_name_is_a_list_of_one(given):
 def test_targets_are_all_one_or_several(given, expected):
     settings = load_settings(overrides=[f"training.targets={given}"], environment={})
     assert settings.training.targets == expected
+
+
+def test_no_path_at_all_is_an_empty_list():
+    settings = load_settings(environment={"ADAPTIVE_MOE__GAPS__SOURCES": ""})
+    assert settings.gaps.sources == ()
+
+
+@pytest.mark.parametrize("text", ["2024-13-45", "a\udcff", "@docs"])
+def test_a_value_that_is_no_yaml_is_meant_as_it_stands(text):
+    settings = load_settings(overrides=[f"store={text}"], environment={})
+    assert settings.store == Path(text)
 
 
 def test_bombs_are_refused_before_they_unfold(tmp_path):

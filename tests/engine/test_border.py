@@ -170,6 +170,11 @@ def test_wrong_types_are_told_in_our_own_errors(tmp_path):
     assert all("; " in message or ": " in message for _, message in told), told
 
 
+def test_an_expert_named_twice_is_told_by_its_name(moe):
+    with pytest.raises(ConfigurationError, match="'chemistry' is named twice; name each"):
+        moe.generate(QUESTION, experts=["chemistry", "physics", "chemistry"])
+
+
 def test_no_prompts_get_no_answers(moe):
     assert moe.generate([]) == []
 

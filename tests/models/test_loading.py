@@ -15,7 +15,12 @@ from adaptive_moe.errors import (
     UnsupportedModelError,
 )
 from adaptive_moe.models.fingerprint import Numerics
-from adaptive_moe.models.loading import choose_device, load_base, load_language_model
+from adaptive_moe.models.loading import (
+    choose_device,
+    load_base,
+    load_language_model,
+    read_base_id,
+)
 from adaptive_moe.models.memory import resident_bytes
 from tests.support.tiny_models import ARCHITECTURES, save_tiny, tiny_language_model, tiny_model
 
@@ -55,6 +60,7 @@ def test_a_hub_model_is_read_from_the_cache_without_a_network(tmp_path, monkeypa
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     loaded = load_language_model("someone/tiny", device="cpu", local_files_only=True)
     assert loaded.base_id == tiny_language_model("llama").base_id
+    assert read_base_id(BaseModelSettings(id="someone/tiny")) == loaded.base_id
 
 
 def test_settings_say_what_is_loaded_and_how(folder):
@@ -64,6 +70,15 @@ def test_settings_say_what_is_loaded_and_how(folder):
     assert loaded.base_id == load_language_model(str(folder), device="cpu").base_id
     with pytest.raises(ModelNotFoundError):
         load_base(settings.model_copy(update={"id": "no-one/nothing", "local_files_only": True}))
+
+
+@pytest.mark.parametrize("base", ["pocket", "folder", "folder of older weights"])
+def test_a_base_is_identified_without_being_loaded(base, folder):
+    if base != "pocket":
+        tensors = tiny_model("llama")[0].state_dict()
+        base = str(in_a_pickle(folder, tensors) if "older" in base else folder)
+    settings = BaseModelSettings(id=base, device="cuda:99")
+    assert read_base_id(settings) == load_language_model(base, device="cpu").base_id
 
 
 def test_half_precision_files_are_cast_up_on_the_cpu(tmp_path):
