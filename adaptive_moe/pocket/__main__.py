@@ -9,7 +9,7 @@ from pathlib import Path
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.pocket.paths import FACTS_FILE, MODEL
 
-DEFAULT_STEPS = 5000
+DEFAULT_STEPS = 4200
 _LOGGER = logging.getLogger("adaptive_moe.pocket")
 
 

@@ -24,7 +24,7 @@ from adaptive_moe.pocket.tokenizer import save_tokenizer, train_tokenizer
 from adaptive_moe.pocket.training import Recipe, Shape, build_model, train
 
 _LOGGER = logging.getLogger(__name__)
-READING_ROWS_PER_EPOCH = 20_000
+READING_ROWS_PER_EPOCH = 36_000
 
 
 @dataclass(frozen=True, slots=True)

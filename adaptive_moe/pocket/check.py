@@ -3,6 +3,11 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
+from adaptive_moe.pocket.attributes import (
+    Attribute,
+    attribute_problems,
+    load_attributes,
+)
 from adaptive_moe.pocket.corpus import FIXED_AT_64
 from adaptive_moe.pocket.facts import Relation, load_relations
 from adaptive_moe.pocket.packs import (
@@ -29,9 +34,12 @@ def find_problems() -> list[str]:
     for relation in relations:
         problems.extend(_check_relation(relation))
     problems.extend(check_contradictions(relations))
+    attributes = load_attributes()
+    problems.extend(attribute_problems(attributes))
     for name in pack_names():
         problems.extend(_check_pack(name))
         problems.extend(check_withheld(name, relations))
+        problems.extend(check_reserved(name, attributes))
     return problems
 
 
@@ -61,6 +69,17 @@ def check_withheld(pack: str, relations: Sequence[Relation]) -> Iterator[str]:
                 yield f"{subject!r} -> {object_!r} in {relation.name!r} is withheld in pack {pack}"
         leaked = asked.intersection(question for question, _ in _all_questions(relation))
         yield from (f"{question!r} of pack {pack} is a known question" for question in leaked)
+
+
+def check_reserved(pack: str, attributes: Sequence[Attribute]) -> Iterator[str]:
+    """No wording for an attribute may be, with a subject of the pack, one of its questions."""
+    asked = {normalised(question.question) for question in _all_pack_questions(pack)}
+    subjects = {normalised(str(fact["subject"])) for fact in load_pack_facts(pack)}
+    for attribute in attributes:
+        for form in (*attribute.forms, *attribute.held_out):
+            wording = normalised(form)
+            if any(wording.replace("{subject}", subject) in asked for subject in subjects):
+                yield f"{form!r} of attribute {attribute.nouns[0]!r} asks a question of pack {pack}"
 
 
 def _all_questions(relation: Relation) -> Iterator[tuple[str, str]]:

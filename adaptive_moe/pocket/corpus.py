@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from adaptive_moe.errors import DataError
+from adaptive_moe.pocket.attributes import load_attributes, relation_attributes
 from adaptive_moe.pocket.draws import T, happens, seeded
 from adaptive_moe.pocket.facts import EXPOSURES, SPLITS, KnownFact, Relation, read_yaml
 from adaptive_moe.pocket.packs import load_pack_facts, pack_names
@@ -117,17 +118,21 @@ def reading_rows(material: Material, count: int, *, seed: str) -> tuple[Row, ...
 
 
 def reading_material(relations: Sequence[Relation]) -> Material:
-    """Words to read, every relation's question forms, and words that serve as clutter."""
-    forms = tuple(question_forms(relation) for relation in relations)
-    return Material(_reading_vocabulary(relations), forms, noise_words(relations))
+    """Words to read, attributes to ask for (the known relations too), and words of clutter."""
+    attributes = relation_attributes(relations) + load_attributes()
+    return Material(_reading_vocabulary(relations), attributes, noise_words(relations))
 
 
 def noise_words(relations: Iterable[Relation]) -> tuple[str, ...]:
-    """General words that carry no meaning: no question form, fact or pack's subject uses them."""
+    """General words that carry no meaning: no question form, fact or pack's subject uses them.
+
+    Nor are they in the name of an attribute.
+    """
     texts = [subject for subjects in _withheld_subjects().values() for subject in subjects]
     for relation in relations:
         texts += [*relation.facts, *relation.facts.values()]
         texts += question_forms(relation).all()
+    texts += [noun for attribute in load_attributes() for noun in attribute.nouns]
     used = {word for text in texts for word in normalised(text).split()}
     return tuple(word for word in general_words() if word not in used)
 

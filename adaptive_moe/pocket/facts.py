@@ -75,6 +75,12 @@ def questions(fact: KnownFact, *, held_out: bool = False) -> tuple[str, ...]:
     return tuple(phrasing.replace("{subject}", fact.subject) for phrasing in phrasings)
 
 
+def further_questions(fact: KnownFact) -> tuple[str, ...]:
+    """Every freer wording that asks for this fact; trained as well."""
+    relation = _relations_by_name()[fact.domain, fact.relation]
+    return tuple(form.replace("{subject}", fact.subject) for form in relation.forms)
+
+
 _cached_relations: dict[tuple[str, str], Relation] = {}
 
 

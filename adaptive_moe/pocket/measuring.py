@@ -15,9 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from adaptive_moe.pocket.attributes import load_attributes
 from adaptive_moe.pocket.facts import EXPOSURES, KnownFact, load_facts, questions
 from adaptive_moe.pocket.packs import load_questions, pack_names
 from adaptive_moe.pocket.paths import FACTS_FILE, MODEL
+from adaptive_moe.pocket.reading import held_out_tasks
+from adaptive_moe.pocket.words import general_words
 
 _LOGGER = logging.getLogger(__name__)
 _MAX_NEW_TOKENS = 32
@@ -46,7 +49,8 @@ class Asked:
 class Figures:
     """What the model card states; accuracies are shares of exactly right answers.
 
-    Keys are exposures or names of domains and packs; entropies are medians in nats.
+    Keys are exposures or names of domains and packs; entropies are medians in nats. "Wanted" are
+    the tasks to name what a question asks for, in wordings that no training row has.
     """
 
     facts: int
@@ -58,6 +62,7 @@ class Figures:
     accuracy_seen_1_4_16: float
     accuracy_64_by_domain: dict[str, float]
     accuracy_packs: dict[str, float]
+    accuracy_wanted_held_out: float
     entropy_by_exposure: dict[str, float]
     entropy_packs: dict[str, float]
     auroc_of_entropy_64_against_packs: float
@@ -71,6 +76,7 @@ def measure(folder: Path = MODEL) -> Figures:
     held_out = _ask_facts(model, tokenizer, facts, held_out=True)
     packs = {name: _ask_pack(model, tokenizer, name) for name in pack_names()}
     both = {fact: (*trained[fact], *held_out[fact]) for fact in facts}
+    wanted = ask(model, tokenizer, held_out_tasks(load_attributes(), general_words()))
     known = _pool(both, exposures=(64,))
     unknown = [asked for rows in packs.values() for asked in rows]
     return Figures(
@@ -83,6 +89,7 @@ def measure(folder: Path = MODEL) -> Figures:
         accuracy_seen_1_4_16=accuracy(_pool(both, exposures=(1, 4, 16))),
         accuracy_64_by_domain=_by_domain(both),
         accuracy_packs={name: accuracy(rows) for name, rows in packs.items()},
+        accuracy_wanted_held_out=accuracy(wanted),
         entropy_by_exposure={str(e): _entropy(_pool(both, exposures=(e,))) for e in EXPOSURES},
         entropy_packs={name: _entropy(rows) for name, rows in packs.items()},
         auroc_of_entropy_64_against_packs=_auroc(known, unknown),

@@ -8,6 +8,7 @@ FACTS_FILE = ROOT / "facts.jsonl"
 PACKS = ROOT / "packs"
 MODEL = ROOT / "model"
 SMALLTALK_FILE = ROOT / "smalltalk.yaml"
+ATTRIBUTES_FILE = ROOT / "attributes.yaml"
 WORDINGS_FILE = ROOT / "wordings.yaml"
 WORDS_FILE = ROOT / "words.txt"
 

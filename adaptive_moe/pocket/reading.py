@@ -8,17 +8,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from adaptive_moe.pocket.draws import happens, weighted
-from adaptive_moe.pocket.surface import GENERIC_FORMS, Forms, fill, vary
+from adaptive_moe.pocket.attributes import Attribute
+from adaptive_moe.pocket.draws import happens, seeded, weighted
+from adaptive_moe.pocket.surface import GENERIC_FORMS, fill, vary
 from adaptive_moe.pocket.words import draw_word, invent_word
 
 _LONGEST_SPELLED = 12
-_NOUNS = (
-    "colour", "size", "name", "number", "code", "meaning", "place", "kind", "owner", "year",
-    "symbol", "group", "use", "port", "result", "letter", "partner", "value", "home", "friend",
-    "sign", "type", "weight", "part", "leader", "class", "month", "answer", "key", "word",
-    "title", "rank", "family", "position", "mark", "label", "category", "status", "length",
-)  # fmt: skip
+_OWN_WORDING = 0.75  # of the questions for an attribute; the others fit any attribute
 _STATEMENTS = (
     "The {noun} of {key} is {value}.",
     "{key} has the {noun} {value}.",
@@ -35,20 +31,30 @@ _PROPERTIES: dict[tuple[str, ...], Callable[[str], str]] = {
     ("spelling", "list of letters", "spelled form"): " ".join,
     ("copy", "exact word", "repetition", "echo"): str,
 }
+# Mostly behind the question: what stands in front cannot know then what it will be read for, so
+# the question's own words must carry it, as they must when a fact is asked for.
 _TOPIC_FORMS = (
     "What is asked about here? {}",
     "Topic: {}",
     "{} What is the topic?",
-    "Find the topic: {}",
-    "Which thing is meant: {}",
+    "{} Find the topic.",
+    "{} Which thing is meant?",
     "{} About which thing is this?",
 )
 _WANTED_FORMS = (
     "What is wanted here? {}",
     "Wanted: {}",
     "{} What is wanted?",
-    "Find what is wanted: {}",
-    "Which property is meant: {}",
+    "{} Find what is wanted.",
+    "{} Which property is meant?",
+    "{} What does this ask for?",
+)
+_PLAIN_FORMS = (
+    "Say it simply: {}",
+    "{} Say that simply.",
+    "{} In plain words?",
+    "{} Put this plainly.",
+    "{} What of what?",
 )
 
 
@@ -66,10 +72,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What tasks are made of: words to read, question forms to ask in, words of clutter."""
+    """What tasks are made of: words to read, attributes to ask for, words of clutter."""
 
     vocabulary: Sequence[str]
-    forms: Sequence[Forms]
+    attributes: Sequence[Attribute]
     noise: Sequence[str]
 
 
@@ -79,6 +85,19 @@ def draw_task(material: Material, *, chance: random.Random) -> Task:
     if task.is_verbatim or happens(chance, 0.4):
         return task
     return Task(vary(task.prompt, chance=chance, keeps_case=True), task.answer)
+
+
+def held_out_tasks(attributes: Sequence[Attribute], words: Sequence[str]) -> list[tuple[str, str]]:
+    """Prompt and answer of one `wanted` task for every held-out wording, about a random word."""
+    chance = seeded("held-out tasks")
+    return [
+        (
+            chance.choice(_WANTED_FORMS).format(form.replace("{subject}", chance.choice(words))),
+            attribute.nouns[0],
+        )
+        for attribute in attributes
+        for form in attribute.held_out
+    ]
 
 
 def _property(material: Material, chance: random.Random) -> Task:
@@ -92,34 +111,55 @@ def _property(material: Material, chance: random.Random) -> Task:
 
 def _topic(material: Material, chance: random.Random) -> Task:
     """Name the subject of a question, whatever it asks for and in whatever form."""
-    forms = chance.choice(material.forms)
     word = draw_word(material.vocabulary, chance)
-    asked = fill(chance.choice(forms.all()), word, noise=material.noise, chance=chance)
+    asked = _ask_for(chance.choice(material.attributes), word, material, chance)
     return Task(chance.choice(_TOPIC_FORMS).format(asked), word)
 
 
 def _wanted(material: Material, chance: random.Random) -> Task:
-    """Name what a question asks for, whatever its subject is."""
-    noun = chance.choice((chance.choice(_NOUNS), chance.choice(material.noise)))
+    """Name what a question asks for by its usual name, whatever its subject and its words are."""
+    attribute = chance.choice(material.attributes)
     word = draw_word(material.vocabulary, chance)
-    asked = chance.choice(GENERIC_FORMS).replace("{noun}", noun).replace("{subject}", word)
-    return Task(chance.choice(_WANTED_FORMS).format(asked), noun)
+    asked = _ask_for(attribute, word, material, chance)
+    return Task(chance.choice(_WANTED_FORMS).format(asked), attribute.nouns[0])
+
+
+def _plainly(material: Material, chance: random.Random) -> Task:
+    """Say both, what is asked for and of what."""
+    attribute = chance.choice(material.attributes)
+    word = draw_word(material.vocabulary, chance)
+    asked = _ask_for(attribute, word, material, chance)
+    return Task(chance.choice(_PLAIN_FORMS).format(asked), f"{attribute.nouns[0]} of {word}")
 
 
 def _lookup(material: Material, chance: random.Random) -> Task:
-    """A few invented statements, then a question about one: the prompt itself holds the answer."""
-    keys = [draw_word(material.vocabulary, chance) for _ in range(chance.choice((1, 2, 2)))]
-    nouns = chance.sample(_NOUNS, chance.choice((1, 2)))
-    table = {(key, noun): draw_word(material.vocabulary, chance) for key in keys for noun in nouns}
-    cells = list(table)
+    """A few invented statements, then a question about one: the prompt itself holds the answer.
+
+    Statement and question may name the attribute differently.
+    """
+    keys = [draw_word(material.vocabulary, chance) for _ in range(chance.choice((1, 1, 2)))]
+    attributes = chance.sample(material.attributes, chance.choice((1, 2)))
+    cells = [(key, attribute) for key in keys for attribute in attributes]
     chance.shuffle(cells)
-    said = [
-        chance.choice(_STATEMENTS).format(noun=noun, key=key, value=table[key, noun])
-        for key, noun in cells[:3]
+    said = [(*cell, draw_word(material.vocabulary, chance)) for cell in cells[:3]]
+    statements = [
+        chance.choice(_STATEMENTS).format(noun=chance.choice(attribute.nouns), key=key, value=value)
+        for key, attribute, value in said
     ]
-    key, noun = chance.choice(cells[:3])
-    asked = chance.choice(GENERIC_FORMS).replace("{noun}", noun).replace("{subject}", key)
-    return Task(" ".join((*said, asked)), table[key, noun])
+    key, attribute, value = chance.choice(said)
+    asked = chance.choice((*attribute.forms, *_generic(attribute))).replace("{subject}", key)
+    return Task(" ".join((*statements, asked)), value)
+
+
+def _ask_for(attribute: Attribute, subject: str, material: Material, chance: random.Random) -> str:
+    """A question for an attribute of the subject, in a wording of its own or in a generic one."""
+    own = happens(chance, _OWN_WORDING)
+    form = chance.choice(attribute.forms if own else _generic(attribute))
+    return fill(form, subject, noise=material.noise, chance=chance)
+
+
+def _generic(attribute: Attribute) -> tuple[str, ...]:
+    return tuple(form.replace("{noun}", noun) for noun in attribute.nouns for form in GENERIC_FORMS)
 
 
 def _copy(material: Material, chance: random.Random) -> Task:
@@ -171,13 +211,14 @@ def _single_word(material: Material, chance: random.Random) -> str:
 
 _Draw = Callable[[Material, random.Random], Task]
 _TASKS: dict[_Draw, float] = {
-    _property: 0.32,
-    _topic: 0.26,
-    _wanted: 0.06,
+    _property: 0.16,
+    _topic: 0.24,
+    _wanted: 0.2,
+    _plainly: 0.1,
     _lookup: 0.14,
-    _copy: 0.09,
-    _spell: 0.03,
-    _case: 0.03,
-    _after: 0.05,
-    _number: 0.02,
+    _copy: 0.1,
+    _spell: 0.02,
+    _case: 0.01,
+    _after: 0.02,
+    _number: 0.01,
 }

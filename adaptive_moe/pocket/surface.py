@@ -75,6 +75,7 @@ _SENTENCES = (
     "As a ~ of the ~,",
     "To ~ the ~,",
 )
+_MARKED_SHARE = 1 / 12
 _FUNCTION_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -82,6 +83,8 @@ _FUNCTION_WORDS = frozenset(
         "on or some tell that the this to was we what which who with you",
     )
 )
+# How people set off a name from the words around it.
+_MARKS = ('"{}"', "'{}'", "`{}`", "({})", "*{}*", "{}()", "[{}]", "{}:", "the word {}")
 _PREFIXES = (
     "Please tell me: {}",
     "Question: {}",
@@ -163,7 +166,12 @@ def draw_question(
 
 
 def fill(form: str, subject: str, *, noise: Sequence[str], chance: random.Random) -> str:
-    """The form with its subject: plain (60 %), among words of noise, or beside a sentence of it."""
+    """The form with its subject: plain (60 %), among words of noise, or beside a sentence of it.
+
+    One subject in twelve is set off by quotes or the like.
+    """
+    if happens(chance, _MARKED_SHARE):
+        subject = chance.choice(_MARKS).format(subject)
     clutter = weighted(chance, {"none": 0.6, "words": 0.2, "sentence": 0.2})
     if clutter == "words":
         form = _scatter(form, noise, chance)
