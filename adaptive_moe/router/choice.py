@@ -17,7 +17,7 @@ _NEARLY_AS_NEAR = 1.1
 _EDGE_SOFTNESS = 0.1
 _SURELY_INSIDE = 0.9
 # What is less likely than this an expert's own it leaves alone, however unsure the base is.
-_LEAST_MEMBERSHIP = 0.4
+_LEAST_MEMBERSHIP = 0.3
 # An untrained router does not know the base's chances; an expert must at least be worth its own.
 _WORTH_ASKING = 0.5
 _UNNAMED = "the base's ordinary prompts"

@@ -57,7 +57,7 @@ class Example:
 
 
 def synthesise(
-    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 30
+    passages: Sequence[Passage], *, seed: int, forms_per_fact: int = 40
 ) -> tuple[Example, ...]:
     """Questions for every fact: about `forms_per_fact` to learn, two more in held-out forms.
 
