@@ -26,7 +26,7 @@ def settings(tmp_path, *overrides):
     quick = [
         "training.max_steps=160",
         "training.evaluate_every=40",
-        "training.guard_prompts=150",
+        "training.guard_prompts=300",
         "training.max_guard_loss=0.05",
     ]
     return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])

@@ -11,6 +11,7 @@ from adaptive_moe.training.phrasings import held_out_forms
 from adaptive_moe.training.question_forms import ASSOCIATED_FORMS, DEFINITION_FORMS, FORMS
 from adaptive_moe.training.statements import questions_from
 from adaptive_moe.training.synthesis import synthesise
+from adaptive_moe.training.topics import topic_names
 
 # A made-up world, so that no fact or wording can come from anywhere else.
 DOCUMENT = """# ABC moons
@@ -164,10 +165,10 @@ Captain Ulm built the harbour. The statue of Ulm stands near it, by a statue of 
 
 Timetables are sold at every gate in Norlund.
 """
-    asked = [example.prompt[0][1].casefold() for example in synthesise(passages(text), seed=0)]
+    parts = passages(text)
+    assert topic_names((part.text for part in parts), extract_facts(parts).facts) == ("Norlund",)
+    asked = [example.prompt[0][1].casefold() for example in synthesise(parts, seed=0)]
     assert any("norlund" in question for question in asked)
-    for other in ("tessic", "void", "ulm"):
-        assert not any(other in question for question in asked)
 
 
 def test_questions_use_the_words_that_surround_one_relation_alone():
