@@ -36,8 +36,8 @@ class Recipe:
 
     The matrices of the layers are trained by Muon (Jordan et al. 2024, with the step sizes of Liu
     et al. 2025), everything else by AdamW. Measured here, 200 steps then bring the loss about to
-    where 400 of AdamW alone do. `prompt_weight` is the loss weight of prompt tokens, counted in one row
-    of `PROMPT_EVERY`.
+    where 400 of AdamW alone do. `prompt_weight` is the loss weight of prompt tokens, counted in
+    one row of `PROMPT_EVERY`.
     """
 
     steps: int
