@@ -194,7 +194,8 @@ class Answerer:
     def _decide(
         self, filled: Prefill, index: int, request: Request, states: Float[np.ndarray, " state"]
     ) -> _Row:
-        evidence = Evidence(prefill_scores(filled.first_logits[index]), states)
+        text = filled.prompts[index].text
+        evidence = Evidence(prefill_scores(filled.first_logits[index]), states, text)
         broken: list[str] = []
         while True:
             decision = self._choose(evidence, request, tuple(broken))

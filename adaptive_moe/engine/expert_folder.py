@@ -6,20 +6,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from jaxtyping import Float
 from pydantic import JsonValue
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.orders import Prepared
-from adaptive_moe.engine.shelf import DOMAIN_FILE, HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
+from adaptive_moe.engine.shelf import (
+    DOMAIN_FILE,
+    HELD_OUT_BASE,
+    HELD_OUT_RIGHT,
+    HELD_OUT_TRIALS,
+    Trial,
+)
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.experts.adapter_files import ImportedAdapter, write_adapter
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.integration.sources import TrainingRow, write_rows
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.router.boundary import fit_boundary
+from adaptive_moe.router.boundary import Placed, fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.question_forms import BARE_FORMS
@@ -41,12 +45,12 @@ def write_trained(
     language_model: LanguageModel,
     states: StateReader,
     whitening: Whitening,
-    background: Float[np.ndarray, "prompt state"],
+    background: Placed,
     settings: TrainingSettings,
 ) -> Trial:
     """All files of a trained expert but the gate's figures; the trial that the gate may ask.
 
-    `background` are states of prompts that are not this expert's: known ones and other experts'.
+    `background` are prompts that are not this expert's: known ones and other experts'.
     """
     is_answer = settings.activation == "answer"
     modules = write_adapter(
@@ -61,10 +65,13 @@ def write_trained(
     write_domain(folder / DOMAIN_FILE, domain)
     kept = evenly(_some_of_each(train), _KEPT_ROWS)
     rows = [TrainingRow(each.file, each.line, each.prompt[-1][1], each.answer) for each in kept]
-    write_rows(folder, rows, whitening.apply(states([as_messages(each.prompt) for each in kept])))
+    write_rows(folder, rows, whitening.apply(states([row.question for row in rows])))
     # Before the gate has spoken, an expert taught by examples counts as always better.
     is_recall = prepared.split.name == "recall"
-    right = round(result.exact_after * len(measured)) if is_recall else len(measured)
+    trials = len(measured)
+    right, base = (round(x * trials) for x in (result.exact_after, result.exact_before))
+    if not is_recall:
+        right, base = trials, 0
     manifest = Manifest(
         base_id=language_model.base_id,
         numerics=language_model.numerics.to_dict(),
@@ -72,7 +79,7 @@ def write_trained(
         header_ids=language_model.header_ids if is_answer else (),
         modules=modules,
         data=_data_record(prepared),
-        gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: len(measured)},
+        gate={HELD_OUT_RIGHT: right, HELD_OUT_BASE: base, HELD_OUT_TRIALS: trials},
         training=_training_record(settings, result),
         versions=_versions(),
         seed=settings.seed,
@@ -114,7 +121,7 @@ def _place(
     states: StateReader,
     whitening: Whitening,
     *,
-    background: Float[np.ndarray, "prompt state"],
+    background: Placed,
     seed: int,
 ) -> Domain:
     """Where the training prompts lie.
@@ -126,10 +133,10 @@ def _place(
     chosen = evenly(telling, _DOMAIN_PROMPTS)
     forms = [example.form for example in chosen]
     groups = forms if len(set(forms)) > 1 else [example.fact for example in chosen]
-    vectors = states([as_messages(example.prompt) for example in chosen])
-    domain = fit_domain(name, vectors, whitening, seed=seed, groups=groups)
-    others = background if len(background) else vectors[:0]
-    return replace(domain, boundary=fit_boundary(vectors, others))
+    texts = tuple(example.prompt[-1][1] for example in chosen)
+    own = Placed(states(texts), texts)
+    domain = fit_domain(name, own.states, whitening, seed=seed, groups=groups)
+    return replace(domain, boundary=fit_boundary(own, background, groups=groups))
 
 
 def _some_of_each(train: Sequence[Example]) -> list[Example]:

@@ -5,9 +5,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, final
 
-import numpy as np
-from jaxtyping import Float
-
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
@@ -20,12 +17,13 @@ from adaptive_moe.engine.orders import (
     TrainingOrder,
     TrainingOutcome,
 )
-from adaptive_moe.engine.shelf import HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
+from adaptive_moe.engine.shelf import HELD_OUT_BASE, HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.experts.adapter_files import import_adapter
 from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.models.linear_layers import LinearLayer, select
 from adaptive_moe.models.memory import peak_rss_bytes
+from adaptive_moe.router.boundary import Placed
 from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.encoding import encode_examples
@@ -197,16 +195,14 @@ class Grower:
                 name, folder, manifest, status="quarantine", reason="imported, not yet verified"
             )
 
-    def _background(
-        self, name: str, prepared: Prepared, settings: TrainingSettings
-    ) -> Float[np.ndarray, "prompt state"]:
-        """States of what lies outside the new domain: known prompts, other experts' questions."""
+    def _background(self, name: str, prepared: Prepared, settings: TrainingSettings) -> Placed:
+        """What lies outside the new domain: known prompts, other experts' questions."""
         known = self._judge.background(settings)
         own = {each.prompt[-1][1] for each in prepared.split.train}
         others = [text for text in self._answerer.shelf.taught(besides=name) if text not in own]
         if not others or not len(known):
             return known
-        return np.concatenate([known, self._states(others)])
+        return known + Placed(self._states(others), tuple(others))
 
     def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
         return select(self._answerer.language_model.layers, settings.targets)
@@ -248,11 +244,13 @@ class Grower:
 
     def _publish(self, order: TrainingOrder, trial: Trial, report: GateReport) -> ExpertRecord:
         figures = report.held_out
-        right = round(figures.exact_after * figures.examples)
+        trials = figures.examples
+        after, before = figures.improved, trials - figures.improved
+        if figures.metric == "exact":
+            after, before = (round(x * trials) for x in (figures.exact_after, figures.exact_before))
         gate = to_json(report.to_dict())
         assert isinstance(gate, dict)
-        gate[HELD_OUT_RIGHT] = right if figures.metric == "exact" else figures.improved
-        gate[HELD_OUT_TRIALS] = figures.examples
+        gate |= {HELD_OUT_RIGHT: after, HELD_OUT_BASE: before, HELD_OUT_TRIALS: trials}
         status: Literal["active", "quarantine", "rejected"] = "active"
         if not report.accepted:
             status = "quarantine" if order.force else "rejected"

@@ -16,6 +16,7 @@ from adaptive_moe.engine.states import state_reader
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.router.boundary import Placed
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.gate import GuardItem
@@ -30,14 +31,14 @@ _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from e
 class GuardPool:
     """Questions the base answers right now, with where they lie in its state space.
 
-    `background` are the states of other questions, rightly answered or not, as they stand and
-    every other one in a loose wording too. Boundaries are drawn against them; no source of theirs
+    `background` are other questions, rightly answered or not, as they stand and every other one
+    in a loose wording too. Boundaries are drawn against them; no source of theirs
     is among the guard questions, which measure what the boundaries cost.
     """
 
     questions: tuple[GradedQuestion, ...]
     states: Float[np.ndarray, "question state"]
-    background: Float[np.ndarray, "prompt state"]
+    background: Placed
 
     def choose(
         self, domain: Domain, whitening: Whitening, *, count: int, seed: int
@@ -74,7 +75,7 @@ def guard_pool(
     """
     if training.guard_prompts == 0:
         nothing = np.empty((0, 0), dtype=np.float32)
-        return GuardPool((), nothing, nothing)
+        return GuardPool((), nothing, Placed(nothing, ()))
     shipped = router_folder(language_model, router)
     file = training.guard or _existing(shipped, GUARD_FILE)
     if file is None:
@@ -92,10 +93,11 @@ def guard_pool(
     rows = BaseGrader(language_model, bank).rows(questions)
     right = [index for index, row in enumerate(rows) if row.correct]
     asked = [each.question for each in evenly(others, 2 * training.guard_prompts)]
+    asked += _loosely(asked[::2])
     return GuardPool(
         questions=tuple(questions[index] for index in right),
         states=np.stack([row.evidence.states for row in rows])[right],
-        background=state_reader(language_model, bank)([*asked, *_loosely(asked[::2])]),
+        background=Placed(state_reader(language_model, bank)(asked), tuple(asked)),
     )
 
 

@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import final
 
-import numpy as np
-from jaxtyping import Float
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
@@ -14,6 +12,7 @@ from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import Trial
+from adaptive_moe.router.boundary import Placed
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Prompts, run_gate
 from adaptive_moe.training.rows import Turn
@@ -58,8 +57,8 @@ class Judge:
                 seed=settings.seed,
             )
 
-    def background(self, settings: TrainingSettings) -> Float[np.ndarray, "prompt state"]:
-        """Where the guard questions lie, those too that the base got wrong."""
+    def background(self, settings: TrainingSettings) -> Placed:
+        """The base's own questions, rightly answered or not, that boundaries are drawn against."""
         return self._guard_pool(settings).background
 
     def _ask(self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...]) -> list[str]:

@@ -25,6 +25,7 @@ from adaptive_moe.router.whitening import Whitening
 DOMAIN_FILE = "domain.safetensors"
 HELD_OUT_RIGHT = "held_out_right"
 HELD_OUT_TRIALS = "held_out_trials"
+HELD_OUT_BASE = "held_out_base_right"
 _NEWEST = "on trial"  # sorts behind every date
 _ASKED_OF_EACH, _ASKED_AT_MOST = 512, 4096  # rows of other experts that a boundary is drawn against
 _NO_RECORD = 0.5  # success rate of an expert that was never tried: the mean of Beta(1, 1)
@@ -309,6 +310,7 @@ def _expert(
 def _arm(expert: Expert, domain: Domain) -> ExpertArm:
     """One expert as the router weighs it, with its record on held-out questions."""
     right, trials = expert.gate.get(HELD_OUT_RIGHT), expert.gate.get(HELD_OUT_TRIALS)
+    base = expert.gate.get(HELD_OUT_BASE)
     return ExpertArm(
         name=expert.name,
         version=expert.version,
@@ -317,4 +319,5 @@ def _arm(expert: Expert, domain: Domain) -> ExpertArm:
         successes=right if isinstance(right, int) else 0,
         trials=trials if isinstance(trials, int) else 0,
         created=expert.created,
+        base_successes=base if isinstance(base, int) else None,
     )

@@ -2,13 +2,15 @@
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from adaptive_moe.router.choice import BASE_PREFIX, EXPERT_PREFIX, ExpertArm
 from adaptive_moe.router.domains import DomainIndex
 from adaptive_moe.router.model import RouterModel
 
 _LOGGER = logging.getLogger(__name__)
+# Domains hold arrays: they are the same only as objects.
+_COMPARED = tuple(field.name for field in fields(ExpertArm) if field.name != "domain")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,6 @@ def index_arms(model: RouterModel, arms: Sequence[ExpertArm]) -> ArmIndex:
 
 
 def _is_same(old: ExpertArm, new: ExpertArm) -> bool:
-    return old.domain is new.domain and (
-        (old.expert_id, old.name, old.version, old.successes, old.trials)
-        == (new.expert_id, new.name, new.version, new.successes, new.trials)
+    return old.domain is new.domain and all(
+        getattr(old, name) == getattr(new, name) for name in _COMPARED
     )

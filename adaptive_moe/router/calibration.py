@@ -52,6 +52,14 @@ def fit_calibrator(
     return CALIBRATIONS[calibration_kind(len(logits))](logits, correct)
 
 
+def with_prior(p: float, *, usual: float, there: float) -> float:
+    """A probability calibrated where the share `usual` is right, for where `there` is.
+
+    The scores must tell right from wrong alike in both places (Saerens et al. 2002).
+    """
+    return float(expit(logit(p) + logit(there) - logit(usual)))
+
+
 def calibration_kind(labels: int) -> CalibrationKind:
     """Which calibration is used for this number of labels."""
     if labels < SIGMOID_FROM:

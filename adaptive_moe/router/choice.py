@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from jaxtyping import Float
-
 from adaptive_moe.errors import UnknownExpertError
+from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, DomainMatch
+from adaptive_moe.router.evidence import Evidence
+from adaptive_moe.router.wording import wording
 
 # Two experts share an answer when the second fits this nearly as well as the first.
 _NEARLY_AS_SUCCESSFUL = 0.9
@@ -29,6 +29,7 @@ EXPERT_PREFIX = "expert:"
 class ExpertArm:
     """An expert that could answer: its region and its record of right answers in that region.
 
+    `base_successes` are the base's own on the same `trials`, None where they are not known.
     `created` sorts experts by age; a boundary is drawn against all experts that were there before.
     """
 
@@ -39,11 +40,19 @@ class ExpertArm:
     successes: int
     trials: int
     created: str = ""
+    base_successes: int | None = None
 
     @property
     def success_rate(self) -> float:
         """Posterior mean under Beta(1, 1): (successes + 1) / (trials + 2); 0.5 without a trial."""
         return (self.successes + 1) / (self.trials + 2)
+
+    @property
+    def base_rate(self) -> float | None:
+        """The same of the base's successes; None where they are not known."""
+        if self.base_successes is None:
+            return None
+        return (self.base_successes + 1) / (self.trials + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +80,13 @@ class RouteDecision:
 
 @dataclass(frozen=True, slots=True)
 class BaseStanding:
-    """What the base's own answer is worth at decision A, and the sentence that says why."""
+    """What the base's own answer is worth at decision A, and the sentence that says why.
+
+    `usual` is the share of prompts that the base gets right, over those that calibrated p_prefill.
+    """
 
     p_prefill: float | None
+    usual: float | None
     uncertainty: float
     threshold: float
     is_low: bool
@@ -82,11 +95,16 @@ class BaseStanding:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An expert whose domain contains the prompt; `expected` is its expected success."""
+    """An expert whose domain contains the prompt, and how surely the prompt belongs to it."""
 
     arm: ExpertArm
     distance: float
-    expected: float
+    belongs: float
+
+    @property
+    def expected(self) -> float:
+        """Expected success: of a prompt that is not its own the expert knows nothing."""
+        return self.arm.success_rate * self.belongs
 
 
 def choose(
@@ -94,7 +112,7 @@ def choose(
     match: DomainMatch,
     arms: Mapping[str, ExpertArm],
     *,
-    state: Float[np.ndarray, " state"],
+    evidence: Evidence,
     labels: Mapping[str, str],
     max_experts: int,
 ) -> RouteDecision:
@@ -103,13 +121,14 @@ def choose(
     `arms` are by expert id; `labels` names the index's keys, except the base's ordinary prompts,
     which are no domain. An expert may answer when the prompt lies inside its domain; without a
     boundary of its own, also no domain of the base may be nearer. It does answer when its
-    expected success, its record times how surely the prompt is one of its own, exceeds the base's.
+    expected success, its record times how surely the prompt is one of its own, exceeds the base's,
+    which is corrected by the base's record in that domain.
     """
-    fitting = _candidates(match, arms, state)
+    fitting = _candidates(match, arms, evidence)
     domain = _label(match, labels, is_low=standing.is_low)
     where = _place_reason(match, labels)
     best = fitting[0] if fitting else None
-    if best is None or best.expected <= _bar(standing):
+    if best is None or best.expected <= _chance_of_base(standing, best):
         return _base_decision(standing, domain, (standing.reason, where, _refusal(best, standing)))
     chosen = _mixture(fitting, max_experts)
     total = sum(candidate.expected for candidate in chosen)
@@ -173,7 +192,7 @@ def _nearest_of_base(match: DomainMatch) -> float:
 
 
 def _candidates(
-    match: DomainMatch, arms: Mapping[str, ExpertArm], state: Float[np.ndarray, " state"]
+    match: DomainMatch, arms: Mapping[str, ExpertArm], evidence: Evidence
 ) -> list[Candidate]:
     """Experts whose domain the prompt may belong to, best first.
 
@@ -187,18 +206,18 @@ def _candidates(
         for key, distance in match.ranking
         if key.removeprefix(EXPERT_PREFIX) in arms and key.startswith(EXPERT_PREFIX)
     ]
+    columns = wording(evidence.text)
     found, left = [], 1.0
     for arm, distance in sorted(near, key=lambda item: item[0].created, reverse=True):
         if distance > arm.domain.radius:
             continue
         if arm.domain.boundary is not None:
-            belongs = arm.domain.boundary.membership(state)
-            if belongs * left >= _LEAST_MEMBERSHIP:
-                found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
-            left *= 1 - belongs
+            claim = arm.domain.boundary.membership(evidence.states, columns)
+            belongs, left = claim * left, left * (1 - claim)
+            if belongs >= _LEAST_MEMBERSHIP:
+                found.append(Candidate(arm, distance, belongs))
         elif distance < rival:
-            belongs = membership(distance, arm.domain.radius)
-            found.append(Candidate(arm, distance, arm.success_rate * belongs * left))
+            found.append(Candidate(arm, distance, membership(distance, arm.domain.radius) * left))
     return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
 
 
@@ -218,8 +237,19 @@ def _mixture(fitting: list[Candidate], max_experts: int) -> list[Candidate]:
     return equals[:max_experts]
 
 
-def _bar(standing: BaseStanding) -> float:
-    return _WORTH_ASKING if standing.p_prefill is None else standing.p_prefill
+def _chance_of_base(standing: BaseStanding, rival: Candidate) -> float:
+    """How likely the base is right on a prompt that an expert claims.
+
+    As far as the prompt is the expert's, the base's odds are those of its record in that domain,
+    not of prompts in general.
+    """
+    p, usual, there = standing.p_prefill, standing.usual, rival.arm.base_rate
+    if p is None:
+        return _WORTH_ASKING
+    if usual is None or there is None:
+        return p
+    inside = with_prior(p, usual=usual, there=there)
+    return rival.belongs * inside + (1 - rival.belongs) * p
 
 
 def _base_decision(
@@ -263,15 +293,16 @@ def _place_reason(match: DomainMatch, labels: Mapping[str, str]) -> str:
 def _refusal(best: Candidate | None, standing: BaseStanding) -> str:
     if best is None:
         return "no expert's domain fits it, so the base answers"
-    bar = _bar(standing)
     return (
         f"expert {best.arm.name} is expected to be right with probability {best.expected:.2f}, "
-        f"which is not above {bar:.2f}, so the base answers"
+        f"which is not above {_chance_of_base(standing, best):.2f}, so the base answers"
     )
 
 
 def _expert_reason(item: Candidate) -> str:
+    arm = item.arm
+    base = "" if arm.base_successes is None else f", the base alone {arm.base_successes}"
     return (
-        f"expert {item.arm.name} is expected to be right with probability {item.expected:.2f} "
-        f"({item.arm.successes} of {item.arm.trials} right so far)"
+        f"expert {arm.name} is expected to be right with probability {item.expected:.2f} "
+        f"({arm.successes} of {arm.trials} right so far{base})"
     )

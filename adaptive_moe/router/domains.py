@@ -17,6 +17,7 @@ from adaptive_moe.errors import RouterError
 from adaptive_moe.models.prefilling import Prefill
 from adaptive_moe.router.boundary import Boundary
 from adaptive_moe.router.whitening import Whitening, fit_whitening
+from adaptive_moe.router.wording import COLUMNS
 
 __all__ = [
     "Domain",
@@ -47,6 +48,7 @@ _ARRAYS = {
     "projection": np.float16,
     "supports": np.float16,
     "weights": np.float32,
+    "word_weights": np.float16,
 }
 
 
@@ -265,6 +267,8 @@ def _is_possible(domain: Domain) -> bool:
         if boundary.mean.shape != (size,) or boundary.supports.shape[1:] != (axes,):
             return False
         if boundary.weights.shape != boundary.supports.shape[:1]:
+            return False
+        if boundary.word_weights.shape != (COLUMNS,):
             return False
     return all(bool(np.isfinite(each).all()) for each in numbers)
 

@@ -14,10 +14,14 @@ from adaptive_moe.router.scores import prefill_scores_by_row
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """One prompt at decision A: the scores of its first answer token and its state vector."""
+    """One prompt at decision A: the scores of its first answer token, its state vector, its words.
+
+    `text` is the prompt's last user turn.
+    """
 
     scores: Mapping[str, float]
     states: Float[np.ndarray, " state"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,5 +43,6 @@ def gather_evidence(prefill: Prefill) -> tuple[Evidence, ...]:
     """The evidence of every prompt of a prefill, in order."""
     scores = prefill_scores_by_row(prefill.first_logits)
     return tuple(
-        Evidence(values, state_vector(prefill, row=row)) for row, values in enumerate(scores)
+        Evidence(values, state_vector(prefill, row=row), prefill.prompts[row].text)
+        for row, values in enumerate(scores)
     )

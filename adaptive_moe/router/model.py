@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import expit, logit
 
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.token_trace import TokenTrace
+from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.estimator import Estimator
 from adaptive_moe.router.evidence import Evidence
@@ -125,15 +125,15 @@ class RouterModel:
         """Chance that an expert's answer is right: its own success rate, moved by its entropy.
 
         What the base's states say of the base does not hold for an expert, so only the calibrated
-        entropy speaks, and the base's accuracy in it is exchanged for the expert's (prior shift,
-        Saerens et al. 2002). An estimate, not calibrated on the expert's answers.
+        entropy speaks, and the base's accuracy in it is exchanged for the expert's. An estimate,
+        not calibrated on the expert's answers.
         """
         if len(trace) == 0:
             return 0.0
         learned = self._require_learned()
         scores, states, _ = self._answer_inputs((evidence,), (trace,))
         by_entropy = learned.answer.fallback_probability(scores, states)[0]
-        return float(expit(logit(by_entropy) + logit(expert_accuracy) - logit(learned.accuracy)))
+        return with_prior(float(by_entropy), usual=learned.accuracy, there=expert_accuracy)
 
     def _prefill_inputs(
         self, evidence: Sequence[Evidence]

@@ -224,7 +224,7 @@ class Router:
             standing,
             match,
             indexed.by_id,
-            state=evidence.states,
+            evidence=evidence,
             labels=indexed.labels,
             max_experts=self._settings.max_experts,
         )
@@ -307,19 +307,20 @@ class Router:
 
     def _stand(self, evidence: Evidence) -> BaseStanding:
         threshold = self._prefill_threshold.value
-        if self.is_trained:
+        learned = self._model.learned
+        if learned is not None:
             p = float(self._model.prefill_probabilities((evidence,))[0])
             is_low = p < threshold
             verdict = "it is not trusted below" if is_low else "it is trusted from"
             reason = f"the base is right with probability {p:.2f}; {verdict} {threshold:.2f}"
-            return BaseStanding(p, 1 - p, threshold, is_low, reason)
+            return BaseStanding(p, learned.accuracy, 1 - p, threshold, is_low, reason)
         rank = self.percentile(PREFILL_DEFAULT, evidence.scores[PREFILL_DEFAULT])
         is_low = rank > threshold
         reason = (
             f"the base is less sure of its first word than in {rank:.0%} of its own samples; "
             f"more than {threshold:.0%} counts as unsure (the router is untrained)"
         )
-        return BaseStanding(None, rank, threshold, is_low, reason)
+        return BaseStanding(None, None, rank, threshold, is_low, reason)
 
     def _judge_probability(
         self, evidence: Evidence, trace: TokenTrace, records: Sequence[float]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adaptive_moe.errors import RouterError
-from adaptive_moe.router.boundary import fit_boundary
+from adaptive_moe.router.boundary import Boundary, Placed, fit_boundary
 from adaptive_moe.router.domains import (
     Domain,
     DomainIndex,
@@ -19,7 +19,8 @@ from adaptive_moe.router.domains import (
     read_domain,
     write_domain,
 )
-from tests.router.world import World
+from adaptive_moe.router.wording import wording
+from tests.router.world import World, placed
 
 PLAIN = Whitening(np.zeros(2, np.float32), np.eye(2, dtype=np.float32))
 
@@ -198,30 +199,54 @@ def test_a_domain_survives_its_file_byte_for_byte(tmp_path: Path) -> None:
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
+def fit(inside: np.ndarray, outside: np.ndarray) -> Boundary | None:
+    """A boundary between prompts that all say the same, each a source of its own."""
+    groups = [str(index) for index in range(len(inside))]
+    return fit_boundary(placed(inside), placed(outside), groups=groups)
+
+
 def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path) -> None:
     world, later = World(3), World(4)
     outside = np.concatenate([world.states(name, 60) for name in "abc"])
-    boundary = fit_boundary(world.states("g", 60), outside)
+    boundary = fit(world.states("g", 60), outside)
     assert boundary is not None
     own = later.states("g", 40)
-    inside = [boundary.membership(state) for state in own]
-    others = [boundary.membership(state) for name in "abcd" for state in later.states(name, 20)]
+    said = wording("what is it")
+    inside = [boundary.membership(state, said) for state in own]
+    others = [
+        boundary.membership(state, said) for name in "abcd" for state in later.states(name, 20)
+    ]
     assert min(inside) > 0.5 > max(others)
 
     write_domain(tmp_path / "domain", replace(ball(0.0, 0.0, 1.0, "g"), boundary=boundary))
     read = read_domain(tmp_path / "domain").boundary
     assert read is not None
-    again = [read.membership(state) for state in own]
+    again = [read.membership(state, said) for state in own]
     assert again == pytest.approx(inside, abs=1e-6)
 
 
 def test_a_boundary_needs_prompts_on_both_sides_and_states_of_its_length() -> None:
     states = World(3).states("a", 20)
-    assert fit_boundary(states[:7], states) is None
-    boundary = fit_boundary(states, World(3).states("b", 20))
+    assert fit(states[:7], states) is None
+    boundary = fit(states, World(3).states("b", 20))
     assert boundary is not None
     with pytest.raises(RouterError, match="expects"):
-        boundary.membership(states[0][:-1])
+        boundary.membership(states[0][:-1], wording(""))
+
+
+def test_words_tell_apart_what_lies_at_the_same_place() -> None:
+    world, later = World(3), World(4)
+    stars = ("Orion", "Lyra", "Cygnus", "Auriga", "Lepus", "Corvus")
+    towns = ("Berlin", "Madrid", "Vienna", "Dublin", "Athens", "Warsaw")
+    inside = Placed(world.states("a", 60), tuple(f"what is {name}?" for name in stars * 10))
+    outside = Placed(world.states("a", 60), tuple(f"what is {name}?" for name in towns * 10))
+    boundary = fit_boundary(inside, outside, groups=[str(index % 10) for index in range(60)])
+    assert boundary is not None
+    for state in later.states("a", 20):
+        named = [boundary.membership(state, wording(f"{name}, please")) for name in stars + towns]
+        assert min(named[:6]) > 0.5 > max(named[6:])
+        # Other forms of a word share its parts.
+        assert boundary.membership(state, wording("Auriga's")) > 0.5
 
 
 @pytest.mark.parametrize(

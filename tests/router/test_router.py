@@ -12,10 +12,10 @@ from scipy.special import logit
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError, UnknownExpertError
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
-from adaptive_moe.router.boundary import fit_boundary
+from adaptive_moe.router.boundary import Boundary, fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
 from adaptive_moe.router.router import ExpertArm, Router
-from tests.router.world import NUMERICS, World, make_evidence, make_trace
+from tests.router.world import NUMERICS, World, make_evidence, make_trace, placed
 
 ACCURACY = {"a": 0.9, "b": 0.6, "c": 0.75, "d": 0.05}
 
@@ -130,6 +130,19 @@ def test_an_expert_that_fails_is_not_preferred_to_a_base_that_knows(trained: Rou
     assert any("which is not above" in reason for reason in decision.reasons)
 
 
+def test_the_base_is_trusted_by_its_record_where_an_expert_knows_it(trained: Router) -> None:
+    # Sure of itself (p .8 or more), in a domain where it was right on none, or on most, of 98.
+    prompt = make_evidence(centre("g"), 0.0)
+    fair = arm(trained, "g", rate=0.75)
+    unknown = trained.decide(prompt, [fair])
+    assert unknown.p_prefill is not None
+    assert unknown.p_prefill > 0.75
+    ignorant = trained.decide(prompt, [replace(fair, base_successes=0)])
+    knowing = trained.decide(prompt, [replace(fair, base_successes=90)])
+    assert [unknown.kind, ignorant.kind, knowing.kind] == ["base", "experts", "base"]
+    assert "the base alone 0" in ignorant.reasons[-1]
+
+
 def test_two_experts_that_fit_alike_share_the_answer(trained: Router) -> None:
     first = arm(trained, "g", name="first", rate=0.95)
     second = replace(first, name="second", expert_id="other", successes=90)
@@ -218,6 +231,11 @@ def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> N
     assert sure.token_scores["entropy"] == pytest.approx((0.05, 0.05))
 
 
+def boundary(inside: np.ndarray, outside: np.ndarray) -> Boundary | None:
+    groups = [str(index) for index in range(len(inside))]
+    return fit_boundary(placed(inside), placed(outside), groups=groups)
+
+
 def test_the_younger_expert_takes_what_both_claim_and_leaves_the_rest(trained: Router) -> None:
     # The older boundary cannot know the younger domain and claims it; the younger knows both.
     world = World(7)
@@ -228,14 +246,14 @@ def test_the_younger_expert_takes_what_both_claim_and_leaves_the_rest(trained: R
         older,
         created="2026-01-01",
         domain=replace(
-            older.domain, radius=1e9, boundary=fit_boundary(np.concatenate([old, new]), base)
+            older.domain, radius=1e9, boundary=boundary(np.concatenate([old, new]), base)
         ),
     )
     younger = replace(
         younger,
         created="2026-01-02",
         domain=replace(
-            younger.domain, radius=1e9, boundary=fit_boundary(new, np.concatenate([old, base]))
+            younger.domain, radius=1e9, boundary=boundary(new, np.concatenate([old, base]))
         ),
     )
     for domain, wanted in (("g", "older"), ("h", "younger")):

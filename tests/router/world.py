@@ -6,6 +6,7 @@ import numpy as np
 
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.token_trace import TokenTrace
+from adaptive_moe.router.boundary import Placed
 from adaptive_moe.router.evidence import Evidence, RouterRow
 
 STATE = 24
@@ -27,7 +28,7 @@ def make_trace(entropy: Sequence[float]) -> TokenTrace:
     )
 
 
-def make_evidence(states: np.ndarray, entropy: float) -> Evidence:
+def make_evidence(states: np.ndarray, entropy: float, text: str = "what is it") -> Evidence:
     """Evidence with this first-token entropy and the other scores in step with it."""
     scores = {
         "first_token_entropy": entropy,
@@ -37,7 +38,12 @@ def make_evidence(states: np.ndarray, entropy: float) -> Evidence:
         "first_token_renyi": entropy - float(np.log(100)),
         "first_token_energy": -10 * float(np.exp(-entropy)),
     }
-    return Evidence(scores, states.astype(np.float32))
+    return Evidence(scores, states.astype(np.float32), text)
+
+
+def placed(states: np.ndarray, text: str = "what is it") -> Placed:
+    """Prompts at these states that all say the same."""
+    return Placed(states, (text,) * len(states))
 
 
 class World:
