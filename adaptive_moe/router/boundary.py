@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -10,6 +11,11 @@ from jaxtyping import Float, Int
 from adaptive_moe.errors import RouterError
 from adaptive_moe.router.folds import fold_numbers
 from adaptive_moe.router.wording import unit, wording_matrix
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.svm import SVC
 
 _FEWEST = 8  # prompts on either side that a boundary can be drawn between
 # Chosen on the pocket model, on the packs' development questions and known questions of the
@@ -83,49 +89,28 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
     probability at the shares in which the two sides are given (Platt 1999). None with fewer than
     eight prompts on a side.
     """
-    from sklearn.decomposition import PCA
     from sklearn.linear_model import LogisticRegression
-    from sklearn.svm import SVC
 
     if min(len(inside), len(outside)) < _FEWEST:
         return None
-    mean, spread = outside.states.mean(axis=0), outside.states.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
-    axes = min(_AXES, len(outside) - 1, outside.states.shape[1])
-    axes_of = PCA(axes, svd_solver="randomized", random_state=0)
-    axes_of.fit((outside.states - mean) / scale)
-    # As they are kept: the machine is fitted to what it will see.
-    mean = mean.astype(np.float32)
-    projection = (axes_of.components_ / scale).T.astype(np.float16).astype(np.float32)
+    mean, projection = _principal_axes(outside.states)
     both = inside + outside
+    # Rounded as supports are kept: the machine is fitted to what it will see.
     places = (both.states.astype(np.float32) - mean) @ projection
     places = places.astype(np.float16).astype(np.float32)
-    words = wording_matrix(both.texts)
-    labels = np.repeat([1, 0], [len(inside), len(outside)])
-    gamma = _WIDTH / float(places.var(axis=0).sum())
-
-    def by_state(rows: np.ndarray) -> SVC:
-        return SVC(C=_SOFTNESS, gamma=gamma).fit(places[rows], labels[rows])
-
-    def by_words(rows: np.ndarray) -> LogisticRegression:
-        machine = LogisticRegression(C=_WORD_SOFTNESS, max_iter=1000)
-        return machine.fit(words[rows], labels[rows])
-
-    margins = np.zeros((len(labels), 2))
-    fold_of = np.concatenate(
-        [
-            fold_numbers(groups, folds=_FOLDS, seed=0),
-            fold_numbers([str(i) for i in range(len(outside))], folds=_FOLDS, seed=0),
-        ]
+    sides = _Sides(
+        places=places,
+        words=wording_matrix(both.texts),
+        labels=np.repeat([1, 0], [len(inside), len(outside)]),
+        gamma=_WIDTH / float(places.var(axis=0).sum()),
     )
-    for fold in range(_FOLDS):
-        rest, left_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
-        margins[left_out, 0] = by_state(rest).decision_function(places[left_out])
-        margins[left_out, 1] = by_words(rest).decision_function(words[left_out])
-    platt = LogisticRegression(C=_PLATT_STRENGTH).fit(margins, labels)
+    alone = [str(index) for index in range(len(outside))]
+    folds = [fold_numbers(each, folds=_FOLDS, seed=0) for each in (groups, alone)]
+    margins = sides.left_out_margins(np.concatenate(folds))
+    platt = LogisticRegression(C=_PLATT_STRENGTH).fit(margins, sides.labels)
     slope, word_slope = platt.coef_[0].tolist()
-    everything = np.arange(len(labels))
-    state_machine, word_machine = by_state(everything), by_words(everything)
+    everything = np.arange(len(both))
+    state_machine, word_machine = sides.by_state(everything), sides.by_words(everything)
     return Boundary(
         mean=mean,
         projection=projection,
@@ -133,7 +118,53 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
         weights=state_machine.dual_coef_[0].astype(np.float32),
         word_weights=(word_slope * word_machine.coef_[0]).astype(np.float16).astype(np.float32),
         bias=float(state_machine.intercept_[0]),
-        gamma=gamma,
+        gamma=sides.gamma,
         slope=slope,
         intercept=float(platt.intercept_[0]) + word_slope * float(word_machine.intercept_[0]),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """Prompts of both sides as the two machines see them; `labels` are 1 inside."""
+
+    places: Float[np.ndarray, "prompt axis"]
+    words: "csr_array"
+    labels: Int[np.ndarray, " prompt"]
+    gamma: float
+
+    def by_state(self, rows: Int[np.ndarray, " row"]) -> "SVC":
+        from sklearn.svm import SVC
+
+        return SVC(C=_SOFTNESS, gamma=self.gamma).fit(self.places[rows], self.labels[rows])
+
+    def by_words(self, rows: Int[np.ndarray, " row"]) -> "LogisticRegression":
+        from sklearn.linear_model import LogisticRegression
+
+        machine = LogisticRegression(C=_WORD_SOFTNESS, max_iter=1000)
+        return machine.fit(self.words[rows], self.labels[rows])
+
+    def left_out_margins(
+        self, fold_of: Int[np.ndarray, " prompt"]
+    ) -> Float[np.ndarray, "prompt machine"]:
+        """Both machines' margins on prompts that they were not fitted on."""
+        margins = np.zeros((len(self.labels), 2))
+        for fold in range(_FOLDS):
+            rest, left_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
+            margins[left_out, 0] = self.by_state(rest).decision_function(self.places[left_out])
+            margins[left_out, 1] = self.by_words(rest).decision_function(self.words[left_out])
+        return margins
+
+
+def _principal_axes(
+    states: Float[np.ndarray, "prompt state"],
+) -> tuple[Float[np.ndarray, " state"], Float[np.ndarray, "state axis"]]:
+    """Mean and projection onto the standardised states' main axes, rounded as they are kept."""
+    from sklearn.decomposition import PCA
+
+    mean, spread = states.mean(axis=0), states.std(axis=0)
+    scale = np.where(spread > 0, spread, 1.0)
+    axes = min(_AXES, len(states) - 1, states.shape[1])
+    found = PCA(axes, svd_solver="randomized", random_state=0).fit((states - mean) / scale)
+    projection = (found.components_ / scale).T.astype(np.float16).astype(np.float32)
+    return mean.astype(np.float32), projection

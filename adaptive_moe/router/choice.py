@@ -82,7 +82,7 @@ class RouteDecision:
 class BaseStanding:
     """What the base's own answer is worth at decision A, and the sentence that says why.
 
-    `usual` is the share of prompts that the base gets right, over those that calibrated p_prefill.
+    `usual` is the share of the router's own labelled prompts that the base got right.
     """
 
     p_prefill: float | None
@@ -206,7 +206,7 @@ def _candidates(
         for key, distance in match.ranking
         if key.removeprefix(EXPERT_PREFIX) in arms and key.startswith(EXPERT_PREFIX)
     ]
-    columns = wording(evidence.text)
+    columns = wording(evidence.text if near else "")
     found, left = [], 1.0
     for arm, distance in sorted(near, key=lambda item: item[0].created, reverse=True):
         if distance > arm.domain.radius:
