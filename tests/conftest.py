@@ -1,5 +1,6 @@
 """What every test gets: an empty home, few threads, no network, and the gpu skip."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -21,6 +22,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in wanted:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def pytest_collection_finish() -> None:
+    """Whoever collects garbage when memory is short need not look through all libraries again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -26,7 +26,8 @@ def settings(tmp_path, *overrides):
     quick = [
         "training.max_steps=160",
         "training.evaluate_every=40",
-        "training.guard_prompts=300",
+        "training.guard_prompts=120",
+        "training.batch_size=16",
         "training.max_guard_loss=0.05",
     ]
     return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])
