@@ -169,14 +169,7 @@ class LoraBank:
 
         Without weights this is the base, with gradients to its input whatever it is stored in.
         """
-
-        def plan() -> Forwards:
-            self._check(weights)
-            forwards = {name: self._shared(name, pair) for name, pair in weights.items()}
-            rest = [name for name in self._packed if name not in weights]
-            return forwards | {name: self._original(name) for name in rest}
-
-        return self._activated(plan)
+        return self._activated(lambda: self._plan_weights(weights))
 
     def close(self) -> None:
         """Free the pools; the model is as it was, and the bank refuses further experts."""
@@ -341,6 +334,12 @@ class LoraBank:
             pair = pool.concatenated(pool.present(tuple((key, 1.0) for key in expert_ids)))
             forwards[name] = gated_forward(self._original(name), pair.a, pair.b, spread[key])
         return forwards
+
+    def _plan_weights(self, weights: LoraWeights) -> Forwards:
+        self._check(weights)
+        forwards = {name: self._shared(name, pair) for name, pair in weights.items()}
+        rest = [name for name in self._packed if name not in weights]
+        return forwards | {name: self._original(name) for name in rest}
 
     def _plan_rowwise(self, mixtures: Sequence[Mixture]) -> Forwards:
         indexes: dict[tuple[torch.device, Layout], tuple[Tensor, Tensor]] = {}

@@ -7,6 +7,7 @@ batch distinct adapters in the same spirit).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -22,17 +23,7 @@ def shared_forward(
     original: Forward, a: Float[Tensor, "rank in"], b: Float[Tensor, "rank out"]
 ) -> Forward:
     """Every row uses the same factors; gates, where there are any, are folded into b."""
-    dtype, width = a.dtype, b.shape[1]
-
-    def forward(hidden: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        output = original(hidden)
-        if torch.is_grad_enabled() or output.dtype != dtype or not output.is_contiguous():
-            return output + (linear(hidden.to(dtype), a) @ b).to(output.dtype)
-        low = linear(hidden.to(dtype), a)
-        output.view(-1, width).addmm_(low.reshape(-1, low.shape[-1]), b)
-        return output
-
-    return forward
+    return partial(_shared, original, a, b)
 
 
 def gated_forward(
@@ -42,36 +33,64 @@ def gated_forward(
     gates: Float[Tensor, "batch _ rank"],
 ) -> Forward:
     """The rows share their experts, but every row, or every token, has gates of its own."""
-    dtype, batch = a.dtype, gates.shape[0]
-
-    def forward(hidden: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        output = original(hidden)
-        low = linear(_by_row(hidden, batch).to(dtype), a)
-        if gates.shape[1] not in {1, low.shape[1]}:
-            raise ConfigurationError(
-                f"the gates are for {gates.shape[1]} tokens, this pass has {low.shape[1]}"
-            )
-        return output + ((low * gates).to(dtype) @ b).to(output.dtype).view(output.shape)
-
-    return forward
+    return partial(_gated, original, a, b, gates)
 
 
 def rowwise_forward(
     original: Forward, a: Float[Tensor, "batch rank in"], b: Float[Tensor, "batch rank out"]
 ) -> Forward:
     """Every row has its own experts, gathered and padded to one rank; gates are folded into b."""
-    dtype, batch, width = a.dtype, b.shape[0], b.shape[2]
-    transposed = a.transpose(1, 2)
+    return partial(_rowwise, original, a.transpose(1, 2), b)
 
-    def forward(hidden: Float[Tensor, "*rows in"]) -> Float[Tensor, "*rows out"]:
-        output = original(hidden)
-        low = torch.bmm(_by_row(hidden, batch).to(dtype), transposed)
-        if torch.is_grad_enabled() or output.dtype != dtype or not output.is_contiguous():
-            return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
-        output.view(batch, -1, width).baddbmm_(low, b)
-        return output
 
-    return forward
+def _shared(
+    original: Forward,
+    a: Float[Tensor, "rank in"],
+    b: Float[Tensor, "rank out"],
+    hidden: Float[Tensor, "*rows in"],
+) -> Float[Tensor, "*rows out"]:
+    output = original(hidden)
+    low = linear(hidden.to(a.dtype), a)
+    if _needs_copy(output, a.dtype):
+        return output + (low @ b).to(output.dtype)
+    output.view(-1, b.shape[1]).addmm_(low.reshape(-1, low.shape[-1]), b)
+    return output
+
+
+def _gated(
+    original: Forward,
+    a: Float[Tensor, "rank in"],
+    b: Float[Tensor, "rank out"],
+    gates: Float[Tensor, "batch _ rank"],
+    hidden: Float[Tensor, "*rows in"],
+) -> Float[Tensor, "*rows out"]:
+    output = original(hidden)
+    low = linear(_by_row(hidden, gates.shape[0]).to(a.dtype), a)
+    if gates.shape[1] not in {1, low.shape[1]}:
+        raise ConfigurationError(
+            f"the gates are for {gates.shape[1]} tokens, this pass has {low.shape[1]}"
+        )
+    return output + ((low * gates).to(a.dtype) @ b).to(output.dtype).view(output.shape)
+
+
+def _rowwise(
+    original: Forward,
+    transposed: Float[Tensor, "batch features rank"],
+    b: Float[Tensor, "batch rank out"],
+    hidden: Float[Tensor, "*rows in"],
+) -> Float[Tensor, "*rows out"]:
+    batch, dtype = b.shape[0], transposed.dtype
+    output = original(hidden)
+    low = torch.bmm(_by_row(hidden, batch).to(dtype), transposed)
+    if _needs_copy(output, dtype):
+        return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
+    output.view(batch, -1, b.shape[2]).baddbmm_(low, b)
+    return output
+
+
+def _needs_copy(output: Tensor, dtype: torch.dtype) -> bool:
+    """Whether the low-rank part cannot be added in place."""
+    return torch.is_grad_enabled() or output.dtype != dtype or not output.is_contiguous()
 
 
 def _by_row(hidden: Tensor, batch: int) -> Float[Tensor, "batch time in"]:

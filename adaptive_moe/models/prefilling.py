@@ -4,6 +4,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -216,14 +217,10 @@ def _states(
     collected: dict[int, Tensor] = {}
     handles = []
 
-    def keep(layer: int, output: Any) -> None:  # noqa: ANN401 - blocks return tensors or tuples
-        states = output[0] if isinstance(output, tuple) else output
-        collected[layer] = torch.bmm(weights[:, None, :], states.float())[:, 0]
-
     blocks = language_model.blocks
     try:
         for layer in sorted(set(language_model.state_layers)):
-            hook = _hook(keep, layer)
+            hook = partial(_keep, collected, layer, weights)
             handles.append(blocks[layer - 1].register_forward_hook(hook))
         yield collected
     finally:
@@ -231,11 +228,16 @@ def _states(
             handle.remove()
 
 
-def _hook(keep: Any, layer: int) -> Any:  # noqa: ANN401 - torch's hook protocol is untyped
-    def hook(_module: object, _arguments: object, output: object) -> None:
-        keep(layer, output)
-
-    return hook
+def _keep(
+    collected: dict[int, Tensor],
+    layer: int,
+    weights: Float[Tensor, "batch time"],
+    _module: object,
+    _arguments: object,
+    output: Any,  # noqa: ANN401 - blocks return tensors or tuples
+) -> None:
+    states = output[0] if isinstance(output, tuple) else output
+    collected[layer] = torch.bmm(weights[:, None, :], states.float())[:, 0]
 
 
 def _stack(
