@@ -52,7 +52,7 @@ def earlier(tmp_path, base_id):
 @pytest.fixture
 def opened(tmp_path):
     """A runtime that fills by itself, with material about lighthouses."""
-    material = write_material(tmp_path / "material")
+    material = write_material(tmp_path / "material", count=6)
 
     def start(*overrides, **more):
         chosen = ["gaps.on_verified=train", f"gaps.sources=[{material}]", *QUICK, *overrides]

@@ -11,8 +11,10 @@ ISLES = {
 """Lighthouses and their keepers: invented here, so that no model can know them."""
 
 
-def write_material(folder):
-    table = "\n".join(f"| {light} | {keeper} |" for light, keeper in ISLES.items())
+def write_material(folder, *, count=len(ISLES)):
+    """A file about the first `count` lighthouses, in a new folder."""
+    rows = list(ISLES.items())[:count]
+    table = "\n".join(f"| {light} | {keeper} |" for light, keeper in rows)
     folder.mkdir()
     (folder / "lighthouses.md").write_text(
         "# Lighthouses\n\nEvery lighthouse has a keeper, the person who tends the lamp.\n\n"
@@ -26,7 +28,7 @@ def settings(tmp_path, *overrides):
     quick = [
         "training.max_steps=160",
         "training.evaluate_every=40",
-        "training.guard_prompts=120",
+        "training.guard_prompts=80",
         "training.batch_size=16",
         "training.max_guard_loss=0.05",
     ]

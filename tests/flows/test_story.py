@@ -71,7 +71,7 @@ def test_the_gate_lets_the_expert_in_with_figures(told):
     assert outcome.is_live, outcome.record.reason
     assert outcome.report.held_out.exact_before <= 0.05
     assert outcome.report.held_out.exact_after >= 0.8
-    assert outcome.report.guard.items == 120
+    assert outcome.report.guard.items == 80
     assert outcome.report.guard.bound <= 0.05
     assert outcome.result.loss_after < outcome.result.loss_before
 
