@@ -1,12 +1,17 @@
 """What the base says unprompted: the yardstick for a base whose router was never trained."""
 
-from collections.abc import Iterable
+import logging
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from transformers import GenerationConfig
 
 from adaptive_moe.engine.grading import (
@@ -15,6 +20,7 @@ from adaptive_moe.engine.grading import (
     read_questions,
     write_questions,
 )
+from adaptive_moe.errors import DataError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.decoding import (
     Completion,
@@ -30,6 +36,9 @@ _SAMPLES = 64
 _PROMPT_TOKENS = 24
 _ANSWER_TOKENS = 16
 _BATCH = 16
+_FORMAT = 1  # of the file that keeps references; another one when what they hold changes
+_ENTROPIES = ("first_token_entropy", "mean_entropy")
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +54,38 @@ class References:
 
 
 def references(language_model: LanguageModel, bank: LoraBank, *, folder: Path) -> References:
-    """The references of this base; the samples are made once and kept in `folder`."""
-    questions = sampled_questions(language_model, bank, folder=folder, count=_SAMPLES)
+    """The references of this base; they are made once and kept in `folder`."""
+    file = folder / f"{_stem(language_model)}-references-{_FORMAT}.safetensors"
+    try:
+        kept = load_file(file)
+        return References(kept["states"], *(tuple(kept[name].tolist()) for name in _ENTROPIES))
+    except FileNotFoundError:
+        pass
+    except (OSError, SafetensorError, KeyError) as error:
+        _LOGGER.warning("%s is made anew, it cannot be read: %s", file, error)
+    made = _references(language_model, bank)
+    arrays = {name: np.array(getattr(made, name)) for name in ("states", *_ENTROPIES)}
+    _keep(file, lambda path: save_file(arrays, path))
+    return made
+
+
+def sampled_questions(
+    language_model: LanguageModel, bank: LoraBank, *, folder: Path, count: int
+) -> tuple[GradedQuestion, ...]:
+    """`count` texts the base says unprompted, each with its greedy answer, from `folder` or new."""
+    file = folder / f"{_stem(language_model)}-{count}.jsonl"
+    if file.is_file():
+        try:
+            return read_questions([file])
+        except DataError as error:
+            _LOGGER.warning("%s is made anew: %s", file, error)
+    questions = _sampled(language_model, bank, count)
+    _keep(file, lambda path: write_questions(path, questions))
+    return questions
+
+
+def _references(language_model: LanguageModel, bank: LoraBank) -> References:
+    questions = _sampled(language_model, bank, _SAMPLES)
     rows = BaseGrader(language_model, bank).rows(questions, max_new_tokens=_ANSWER_TOKENS)
     return References(
         states=np.stack([row.evidence.states for row in rows]),
@@ -55,15 +94,9 @@ def references(language_model: LanguageModel, bank: LoraBank, *, folder: Path) -
     )
 
 
-def sampled_questions(
-    language_model: LanguageModel, bank: LoraBank, *, folder: Path, count: int
+def _sampled(
+    language_model: LanguageModel, bank: LoraBank, count: int
 ) -> tuple[GradedQuestion, ...]:
-    """`count` texts the base says unprompted, each with its greedy answer, from `folder` or new."""
-    numerics = language_model.numerics
-    name = f"{language_model.base_id[-16:]}-{numerics.dtype}-{numerics.quantization}-{count}.jsonl"
-    file = folder / name
-    if file.is_file():
-        return read_questions([file])
     made: dict[str, GradedQuestion] = {}
     grader = BaseGrader(language_model, bank)
     for seed in range(4 * count // _BATCH + 1):
@@ -79,10 +112,25 @@ def sampled_questions(
         }
         if len(made) >= count:
             break
-    questions = tuple(made.values())[:count]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_questions(file, questions)
-    return questions
+    return tuple(made.values())[:count]
+
+
+def _stem(language_model: LanguageModel) -> str:
+    numerics = language_model.numerics
+    return f"{language_model.base_id[-16:]}-{numerics.dtype}-{numerics.quantization}"
+
+
+def _keep(file: Path, write: Callable[[Path], None]) -> None:
+    """Write a file whole or not at all; where nothing can be kept it is made anew next time."""
+    part = file.with_name(f"{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write(part)
+        part.replace(file)
+    except (OSError, SafetensorError) as error:
+        _LOGGER.warning("%s cannot be kept: %s", file, error)
+        with suppress(OSError):
+            part.unlink()
 
 
 def _sample_texts(language_model: LanguageModel, bank: LoraBank, *, seed: int) -> list[str]:
