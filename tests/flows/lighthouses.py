@@ -11,7 +11,7 @@ ISLES = {
 """Lighthouses and their keepers: invented here, so that no model can know them."""
 
 
-def write_material(folder, *, count=len(ISLES)):
+def write_material(folder, *, count=16):
     """A file about the first `count` lighthouses, in a new folder."""
     rows = list(ISLES.items())[:count]
     table = "\n".join(f"| {light} | {keeper} |" for light, keeper in rows)
