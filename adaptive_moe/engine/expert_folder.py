@@ -69,9 +69,10 @@ def write_trained(
     # Before the gate has spoken, an expert taught by examples counts as always better.
     is_recall = prepared.split.name == "recall"
     trials = len(measured)
-    right, base = (round(x * trials) for x in (result.exact_after, result.exact_before))
-    if not is_recall:
-        right, base = trials, 0
+    gate: dict[str, JsonValue] = {HELD_OUT_RIGHT: trials, HELD_OUT_TRIALS: trials}
+    if is_recall:
+        gate[HELD_OUT_RIGHT] = round(result.exact_after * trials)
+        gate[HELD_OUT_BASE] = round(result.exact_before * trials)
     manifest = Manifest(
         base_id=language_model.base_id,
         numerics=language_model.numerics.to_dict(),
@@ -79,7 +80,7 @@ def write_trained(
         header_ids=language_model.header_ids if is_answer else (),
         modules=modules,
         data=_data_record(prepared),
-        gate={HELD_OUT_RIGHT: right, HELD_OUT_BASE: base, HELD_OUT_TRIALS: trials},
+        gate=gate,
         training=_training_record(settings, result),
         versions=_versions(),
         seed=settings.seed,

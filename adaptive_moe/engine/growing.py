@@ -68,6 +68,7 @@ class Grower:
         started = time.perf_counter()
         check_name(order.name)
         self._store.check_writable()
+        self._judge.check(settings)
         prepared = (
             order.data
             if isinstance(order.data, Prepared)
@@ -245,12 +246,14 @@ class Grower:
     def _publish(self, order: TrainingOrder, trial: Trial, report: GateReport) -> ExpertRecord:
         figures = report.held_out
         trials = figures.examples
-        after, before = figures.improved, trials - figures.improved
-        if figures.metric == "exact":
-            after, before = (round(x * trials) for x in (figures.exact_after, figures.exact_before))
         gate = to_json(report.to_dict())
         assert isinstance(gate, dict)
-        gate |= {HELD_OUT_RIGHT: after, HELD_OUT_BASE: before, HELD_OUT_TRIALS: trials}
+        if figures.metric == "exact":
+            gate[HELD_OUT_RIGHT] = round(figures.exact_after * trials)
+            gate[HELD_OUT_BASE] = round(figures.exact_before * trials)
+        else:  # a lower loss says that the expert is better, and not how often the base is right
+            gate[HELD_OUT_RIGHT] = figures.improved
+        gate[HELD_OUT_TRIALS] = trials
         status: Literal["active", "quarantine", "rejected"] = "active"
         if not report.accepted:
             status = "quarantine" if order.force else "rejected"

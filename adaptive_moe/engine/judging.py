@@ -9,6 +9,7 @@ from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.expert_folder import as_messages
+from adaptive_moe.engine.grading import read_questions
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import Trial
@@ -56,6 +57,14 @@ class Judge:
                 settings=settings,
                 seed=settings.seed,
             )
+
+    def check(self, settings: TrainingSettings) -> None:
+        """Read the configured guard file, so that a mistake in it is told before a training.
+
+        Raises DataError.
+        """
+        if settings.guard is not None and settings.guard_prompts > 0:
+            read_questions([settings.guard])
 
     def background(self, settings: TrainingSettings) -> Placed:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""

@@ -1,8 +1,9 @@
 """What the base says unprompted: the yardstick for a base whose router was never trained."""
 
+import hashlib
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from transformers import GenerationConfig
 
 from adaptive_moe.engine.grading import (
@@ -57,15 +58,14 @@ def references(language_model: LanguageModel, bank: LoraBank, *, folder: Path) -
     """The references of this base; they are made once and kept in `folder`."""
     file = folder / f"{_stem(language_model)}-references-{_FORMAT}.safetensors"
     try:
-        kept = load_file(file)
-        return References(kept["states"], *(tuple(kept[name].tolist()) for name in _ENTROPIES))
+        return _read(file)
     except FileNotFoundError:
         pass
-    except (OSError, SafetensorError, KeyError) as error:
-        _LOGGER.warning("%s is made anew, it cannot be read: %s", file, error)
+    except (OSError, SafetensorError, ValueError) as error:
+        _LOGGER.warning("%s is made anew: %s", file, error)
     made = _references(language_model, bank)
     arrays = {name: np.array(getattr(made, name)) for name in ("states", *_ENTROPIES)}
-    _keep(file, lambda path: save_file(arrays, path))
+    _keep(file, lambda path: save_file(arrays, path, metadata={"digest": _digest(arrays)}))
     return made
 
 
@@ -82,6 +82,23 @@ def sampled_questions(
     questions = _sampled(language_model, bank, count)
     _keep(file, lambda path: write_questions(path, questions))
     return questions
+
+
+def _read(file: Path) -> References:
+    """What `references` kept. Raises ValueError when it is not what was written."""
+    with safe_open(file, framework="numpy") as kept:
+        arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118  no mapping
+        if (kept.metadata() or {}).get("digest") != _digest(arrays):
+            raise ValueError("it is not what was written")
+    return References(arrays["states"], *(tuple(arrays[name].tolist()) for name in _ENTROPIES))
+
+
+def _digest(arrays: Mapping[str, np.ndarray]) -> str:
+    content = hashlib.sha256()
+    for name in sorted(arrays):
+        content.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
+        content.update(np.ascontiguousarray(arrays[name]).tobytes())
+    return content.hexdigest()
 
 
 def _references(language_model: LanguageModel, bank: LoraBank) -> References:

@@ -11,12 +11,19 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.engine.states import StateReader
-from adaptive_moe.errors import BaseMismatchError, RouterError
-from adaptive_moe.experts.adapter_files import read_adapter
+from adaptive_moe.errors import BaseMismatchError, CorruptExpertError, RouterError, StoreError
+from adaptive_moe.experts.adapter_files import read_adapter, read_published
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.experts.weights import LoraWeights
-from adaptive_moe.integration.sources import ROWS_FILE, SourceRow, nearest, read_rows
+from adaptive_moe.integration.sources import (
+    ROWS_FILE,
+    VECTORS_FILE,
+    SourceRow,
+    TrainingRow,
+    nearest,
+    read_rows,
+)
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.router.domains import Domain, fit_domain, read_domain
 from adaptive_moe.router.router import ExpertArm
@@ -28,6 +35,8 @@ HELD_OUT_TRIALS = "held_out_trials"
 HELD_OUT_BASE = "held_out_base_right"
 _NEWEST = "on trial"  # sorts behind every date
 _ASKED_OF_EACH, _ASKED_AT_MOST = 512, 4096  # rows of other experts that a boundary is drawn against
+_ROUTED_BY = frozenset({DOMAIN_FILE, ROWS_FILE, VECTORS_FILE})  # files checked before any is used
+_MOST_BYTES = 1 << 30  # of each
 _NO_RECORD = 0.5  # success rate of an expert that was never tried: the mean of Beta(1, 1)
 
 Activation = Literal["answer", "prompt"]
@@ -121,6 +130,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._trials: dict[str, Trial] = {}
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
+        self._refused: set[str] = set()
         self._when_gone: Callable[[str], None] = lambda _: None
         self.whitening = whitening
 
@@ -194,12 +204,8 @@ class ExpertShelf(Mapping[str, Expert]):
         self._refresh()
         others = [each for each in self._experts.values() if each.name != besides]
         share = min(_ASKED_OF_EACH, _ASKED_AT_MOST // max(1, len(others)))
-        return tuple(
-            row.question
-            for each in others
-            if (each.folder / ROWS_FILE).exists()
-            for row in evenly(read_rows(each.folder), share)
-        )
+        rows = (row for each in others for row in evenly(self._rows(each), share))
+        return tuple(row.question for row in rows)
 
     def records(self, names: Sequence[str]) -> tuple[float, ...]:
         """Success rates of experts that just answered; even odds for one without a domain."""
@@ -217,15 +223,24 @@ class ExpertShelf(Mapping[str, Expert]):
         """The training rows nearest to a prompt, those that teach the answer first.
 
         None for experts that keep no rows, or whose rows lie in an earlier router's state space.
+        An expert whose rows are damaged is quarantined.
         """
         if not (expert.folder / ROWS_FILE).exists() or expert.expert_id in self._moved:
             return ()
-        return nearest(expert.folder, self.whitening.apply(state), count, answer=answer)
+        try:
+            return nearest(expert.folder, self.whitening.apply(state), count, answer=answer)
+        except CorruptExpertError as error:
+            self.quarantine(expert.expert_id, str(error))
+            return ()
 
     def quarantine(self, expert_id: str, reason: str) -> None:
-        """Take an expert out of service; the store remembers why."""
+        """Take an expert out of service; the store remembers why, if it can be written."""
         logger.warning("expert %s is quarantined: %s", expert_id[:12], reason)
-        self._store.quarantine(expert_id, reason)
+        try:
+            self._store.quarantine(expert_id, reason)
+        except StoreError as error:
+            logger.warning("out of service in this process alone: %s", error)
+            self._refused.add(expert_id)
         self._stamp = None
 
     def _refresh(self) -> None:
@@ -237,10 +252,20 @@ class ExpertShelf(Mapping[str, Expert]):
         self._experts = {
             record.name: Expert.of(record)
             for record in self._store.active()
-            if record.manifest.base_id == self._base_id
+            if record.manifest.base_id == self._base_id and record.expert_id not in self._refused
         }
         for expert_id in before - {expert.expert_id for expert in self._experts.values()}:
             self._forget(expert_id)
+
+    def _rows(self, expert: Expert) -> list[TrainingRow]:
+        """What the expert was taught; nothing, and quarantine, where that is damaged."""
+        if not (expert.folder / ROWS_FILE).exists():
+            return []
+        try:
+            return list(read_rows(expert.folder))
+        except CorruptExpertError as error:
+            self.quarantine(expert.expert_id, str(error))
+            return []
 
     def _forget(self, expert_id: str) -> None:
         """Keep nothing of an expert that is out of service."""
@@ -260,19 +285,21 @@ class ExpertShelf(Mapping[str, Expert]):
         return domain
 
     def _read_domain(self, expert: Expert) -> Domain | None:
-        file = expert.folder / DOMAIN_FILE
-        if not file.exists():
+        manifest = self._store.by_id(expert.expert_id).manifest
+        if DOMAIN_FILE not in manifest.files:
             return None
         try:
-            domain = read_domain(file)
-        except RouterError as error:
+            for name in _ROUTED_BY.intersection(manifest.files):
+                read_published(expert.folder, name, manifest, cap_bytes=_MOST_BYTES)
+            domain = read_domain(expert.folder / DOMAIN_FILE)
+        except (CorruptExpertError, RouterError) as error:
             self.quarantine(expert.expert_id, str(error))
             return None
         if domain.whitening_digest == self.whitening.digest:
             return domain
         logger.info("placing expert %s in the router's new state space", expert.name)
         self._moved.add(expert.expert_id)
-        questions = [row.question for row in read_rows(expert.folder)]
+        questions = [row.question for row in self._rows(expert)]
         placed = fit_domain(domain.label, self._states(questions), self.whitening, seed=0)
         return replace(placed, boundary=domain.boundary)
 

@@ -97,8 +97,8 @@ def read_adapter(folder: Path, manifest: Manifest) -> LoraWeights:
 
     Raises CorruptExpertError, which names the file and what is wrong with it.
     """
-    _published(folder, CONFIG_NAME, manifest, cap_bytes=MAX_CONFIG_BYTES)
-    content = _published(folder, WEIGHTS_NAME, manifest, cap_bytes=_size_cap(manifest))
+    read_published(folder, CONFIG_NAME, manifest, cap_bytes=MAX_CONFIG_BYTES)
+    content = read_published(folder, WEIGHTS_NAME, manifest, cap_bytes=_size_cap(manifest))
     try:
         pairs = _factors(content)
         _check_modules(pairs, manifest.modules)
@@ -181,7 +181,7 @@ def _header_cap(module_count: int) -> int:
     return 2 * _HEADER_BYTES_PER_TENSOR * (module_count + 8)
 
 
-def _published(folder: Path, name: str, manifest: Manifest, *, cap_bytes: int) -> bytes:
+def read_published(folder: Path, name: str, manifest: Manifest, *, cap_bytes: int) -> bytes:
     """The file's bytes, if they are those that were published."""
     record = manifest.files.get(name)
     if record is None:

@@ -25,6 +25,7 @@ _AXES = 256  # principal axes kept of the standardised states
 _SOFTNESS = 10.0  # cost of a prompt on the wrong side in state space
 _WIDTH = 0.5  # of the kernel: this over the states' total variance
 _WORD_SOFTNESS = 30.0  # cost of a prompt on the wrong side by its words
+_LEAST_SPREAD = 1e-3  # of a state's number, over their median
 _FOLDS = 3
 _PLATT_STRENGTH = 10.0
 
@@ -95,14 +96,16 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
         return None
     mean, projection = _principal_axes(outside.states)
     both = inside + outside
+    most = float(np.finfo(np.float16).max)
+    places = np.clip((both.states.astype(np.float32) - mean) @ projection, -most, most)
     # Rounded as supports are kept: the machine is fitted to what it will see.
-    places = (both.states.astype(np.float32) - mean) @ projection
     places = places.astype(np.float16).astype(np.float32)
+    total = float(places.astype(np.float64).var(axis=0).sum())
     sides = _Sides(
         places=places,
         words=wording_matrix(both.texts),
         labels=np.repeat([1, 0], [len(inside), len(outside)]),
-        gamma=_WIDTH / float(places.var(axis=0).sum()),
+        gamma=_WIDTH / total if total > 0 else 1.0,
     )
     alone = [str(index) for index in range(len(outside))]
     folds = [fold_numbers(each, folds=_FOLDS, seed=0) for each in (groups, alone)]
@@ -163,8 +166,12 @@ def _principal_axes(
     from sklearn.decomposition import PCA
 
     mean, spread = states.mean(axis=0), states.std(axis=0)
-    scale = np.where(spread > 0, spread, 1.0)
+    scale = np.maximum(spread, _LEAST_SPREAD * np.median(spread))
+    scale = np.where(scale > 0, scale, 1.0)
     axes = min(_AXES, len(states) - 1, states.shape[1])
-    found = PCA(axes, svd_solver="randomized", random_state=0).fit((states - mean) / scale)
-    projection = (found.components_ / scale).T.astype(np.float16).astype(np.float32)
+    with np.errstate(invalid="ignore"):  # the shares of a variance of 0 are not used
+        found = PCA(axes, svd_solver="randomized", random_state=0).fit((states - mean) / scale)
+    most = float(np.finfo(np.float16).max)
+    projection = np.clip((found.components_ / scale).T, -most, most)
+    projection = projection.astype(np.float16).astype(np.float32)
     return mean.astype(np.float32), projection

@@ -55,8 +55,10 @@ def fit_calibrator(
 def with_prior(p: float, *, usual: float, there: float) -> float:
     """A probability calibrated where the share `usual` is right, for where `there` is.
 
-    The scores must tell right from wrong alike in both places (Saerens et al. 2002).
+    The scores must tell right from wrong alike in both places (Saerens et al. 2002). Shares of
+    exactly 0 or 1 count as nearly so.
     """
+    usual, there = (min(max(share, _SURE), 1 - _SURE) for share in (usual, there))
     return float(expit(logit(p) + logit(there) - logit(usual)))
 
 

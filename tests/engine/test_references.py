@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import load_file, save_file
 
 from adaptive_moe.engine.references import references, sampled_questions
 from adaptive_moe.experts.bank import LoraBank
@@ -41,6 +42,16 @@ def test_a_damaged_file_is_told_and_made_anew(base, tmp_path, caplog, damage):
     assert same(references(*base, folder=tmp_path), made)
     assert f"{file} is made anew" in caplog.text
     assert same(references(*base, folder=tmp_path), made)
+
+
+def test_numbers_that_were_not_written_are_made_anew(base, tmp_path, caplog):
+    made = references(*base, folder=tmp_path)
+    (file,) = tmp_path.iterdir()
+    arrays = load_file(file)
+    arrays["first_token_entropy"][0] = np.nan
+    save_file(arrays, file)
+    assert same(references(*base, folder=tmp_path), made)
+    assert f"{file} is made anew" in caplog.text
 
 
 def test_damaged_questions_are_told_and_made_anew(base, tmp_path, caplog):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from adaptive_moe import AdaptiveMoE
+from adaptive_moe.errors import DataError, StoreError
 from adaptive_moe.gaps.states import GapState
 from tests.flows.lighthouses import ISLES, settings, write_material
 
@@ -138,14 +139,71 @@ def test_a_fresh_process_state_routes_alike(told, tmp_path):
 def test_a_corrupt_expert_is_quarantined_and_the_base_answers(told, tmp_path):
     shutil.copytree(told["store"], tmp_path / "store")
     (weights,) = (tmp_path / "store/objects").glob("*/adapter_model.safetensors")
-    content = bytearray(weights.read_bytes())
-    content[-100] ^= 1
-    weights.write_bytes(content)
+    flip(weights)
     with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
         answer = moe.generate("What is the keeper of Tarvik?")
         assert answer.route.kind == "base"
         assert "quarantined" in answer.route.reasons[0]
         assert moe.store.versions("lights")[0].status == "quarantine"
+
+
+def damaged(told, tmp_path, name):
+    """A copy of the store in which one bit of an expert's file is another one."""
+    shutil.copytree(told["store"], tmp_path / "store")
+    (file,) = (tmp_path / "store/objects").glob(f"*/{name}")
+    flip(file)
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["domain.safetensors", "rows.jsonl", "rows.safetensors"])
+def test_no_damaged_file_of_an_expert_is_routed_by(told, tmp_path, name):
+    damaged(told, tmp_path, name)
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        assert moe.generate("What is the keeper of Tarvik?").route.kind == "base"
+        (version,) = moe.store.versions("lights")
+        assert version.status == "quarantine"
+        assert f"{name} was changed on disk" in version.reason
+
+
+def test_rows_damaged_in_use_cost_the_sources_and_the_next_answer_is_the_bases(told, tmp_path):
+    shutil.copytree(told["store"], tmp_path / "store")
+    (rows,) = (tmp_path / "store/objects").glob("*/rows.jsonl")
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        moe.experts["lights"]
+        moe.generate(KNOWN[0])
+        rows.write_text("not rows")
+        answer = moe.generate("What is the keeper of Tarvik?")
+        assert (answer.text, answer.attribution.sources) == ("Olen", ())
+        assert moe.generate("What is the keeper of Tarvik?").route.kind == "base"
+
+
+def test_where_nothing_can_be_written_a_damaged_expert_is_out_of_service_all_the_same(
+    told, tmp_path, monkeypatch
+):
+    damaged(told, tmp_path, "domain.safetensors")
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+
+        def refuse(*_):
+            raise StoreError("the store is read-only")
+
+        monkeypatch.setattr(moe.store, "quarantine", refuse)
+        for _ in range(2):
+            assert moe.generate("What is the keeper of Tarvik?").route.kind == "base"
+        assert "lights" not in moe.experts
+
+
+def test_a_guard_file_is_read_before_the_training(tmp_path):
+    chosen = settings(tmp_path, f"training.guard={tmp_path / 'missing.jsonl'}")
+    material = write_material(tmp_path / "material", count=6)
+    with AdaptiveMoE.from_settings(chosen) as moe:
+        with pytest.raises(DataError, match=r"missing\.jsonl"):
+            moe.train_expert("lights", [material])
+        assert not (tmp_path / "store" / "training").exists()
 
 
 def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tmp_path):

@@ -234,6 +234,26 @@ def test_a_boundary_needs_prompts_on_both_sides_and_states_of_its_length() -> No
         boundary.membership(states[0][:-1], wording(""))
 
 
+@pytest.mark.parametrize("spread", [0.0, 1e-12, 1e12])
+def test_a_boundary_stays_finite_whatever_the_states_spread(spread: float) -> None:
+    world = World(3)
+    inside, outside = world.states("a", 40), world.states("b", 40)
+    for states in (inside, outside):
+        states[:, 0] *= spread
+    boundary = fit(inside, outside)
+    assert boundary is not None
+    assert 0 <= boundary.membership(inside[0], wording("what is it")) <= 1
+
+
+def test_states_that_are_all_the_same_tell_nothing_and_words_still_do() -> None:
+    states = np.ones((30, 24), np.float32)
+    inside, outside = placed(states, "the star"), placed(states, "the town")
+    boundary = fit_boundary(inside, outside, groups=[str(index) for index in range(30)])
+    assert boundary is not None
+    assert boundary.membership(states[0], wording("a star")) > 0.5
+    assert boundary.membership(states[0], wording("a town")) < 0.5
+
+
 def test_words_tell_apart_what_lies_at_the_same_place() -> None:
     world, later = World(3), World(4)
     stars = ("Orion", "Lyra", "Cygnus", "Auriga", "Lepus", "Corvus")
