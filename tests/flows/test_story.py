@@ -73,6 +73,7 @@ def test_the_gate_lets_the_expert_in_with_figures(told):
     assert outcome.is_live, outcome.record.reason
     assert outcome.report.held_out.exact_before <= 0.05
     assert outcome.report.held_out.exact_after >= 0.8
+    assert outcome.record.manifest.gate["held_out_base_right"] == 0
     assert outcome.report.guard.items == 80
     assert outcome.report.guard.bound <= 0.05
     assert outcome.result.loss_after < outcome.result.loss_before
