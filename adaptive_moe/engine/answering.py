@@ -310,7 +310,9 @@ class Answerer:
         completion = row.completion
         assert completion is not None
         visible = [each for each in completion.token_ids if each not in self.language_model.eos_ids]
-        records = self.shelf.records([name for name, _, _ in row.decision.experts])
+        # A record is of an expert's own prompts; what was expected knows how surely this is one.
+        names = [name for name, _, _ in row.decision.experts]
+        records = row.decision.expected or self.shelf.records(names)
         confidence = self.router.judge(row.evidence, completion.trace, records=records)
         started = time.perf_counter()
         attribution = None

@@ -59,7 +59,8 @@ class ExpertArm:
 class RouteDecision:
     """Who answers a prompt, decided from its prefill alone.
 
-    `experts` are (name, version, gate), gates sum to 1; empty for the base. `p_prefill` is the
+    `experts` are (name, version, gate), gates sum to 1; empty for the base. `expected` is each
+    one's expected success on this prompt, empty where the route was forced. `p_prefill` is the
     chance that the base answers right, None untrained. `uncertainty` is 1 - p_prefill, which is
     low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
     among the base's reference samples, which is low confidence above `threshold`. `domain` is the
@@ -76,6 +77,7 @@ class RouteDecision:
     domain: str | None
     reasons: tuple[str, ...]
     forced: bool
+    expected: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,7 @@ def choose(
         domain=best.arm.domain.label,
         reasons=reasons,
         forced=False,
+        expected=tuple(item.expected for item in chosen),
     )
 
 

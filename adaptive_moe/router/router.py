@@ -234,7 +234,8 @@ class Router:
     ) -> Confidence:
         """How far the finished answer can be trusted: decision B.
 
-        `records` are the success rates (0 to 1) of the experts that gave it, none for the base.
+        `records` are the success rates (0 to 1) of the experts that gave it, or what was expected
+        of them on this prompt; none for the base.
         An empty answer is certainly wrong.
         """
         remoteness = float(self._model.remoteness(evidence.states[None])[0])

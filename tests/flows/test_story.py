@@ -183,6 +183,15 @@ def test_rows_damaged_in_use_cost_the_sources_and_the_next_answer_is_the_bases(t
         assert moe.generate("What is the keeper of Tarvik?").route.kind == "base"
 
 
+def test_an_expert_that_was_chosen_is_trusted_less_than_one_that_was_named(told, tmp_path):
+    shutil.copytree(told["store"], tmp_path / "store")
+    with AdaptiveMoE.from_settings(settings(tmp_path)) as moe:
+        chosen = moe.generate("What is the keeper of Tarvik?")
+        named = moe.generate("What is the keeper of Tarvik?", experts=["lights"])
+    assert chosen.text == named.text
+    assert chosen.confidence.p_correct < named.confidence.p_correct
+
+
 def test_where_nothing_can_be_written_a_damaged_expert_is_out_of_service_all_the_same(
     told, tmp_path, monkeypatch
 ):

@@ -143,6 +143,15 @@ def test_the_base_is_trusted_by_its_record_where_an_expert_knows_it(trained: Rou
     assert "the base alone 0" in ignorant.reasons[-1]
 
 
+def test_what_is_expected_of_an_expert_falls_towards_the_edge(trained: Router) -> None:
+    expert = arm(trained, "g", rate=0.95)
+    inside = trained.decide(make_evidence(centre("g"), 3.0), [expert])
+    wide = replace(expert, domain=replace(expert.domain, radius=expert.domain.radius * 0.5))
+    nearer_the_edge = trained.decide(make_evidence(centre("g"), 3.0), [wide])
+    assert expert.success_rate >= inside.expected[0] > nearer_the_edge.expected[0] > 0
+    assert trained.decide(make_evidence(centre("g"), 3.0), [expert], forced="expert").expected == ()
+
+
 def test_two_experts_that_fit_alike_share_the_answer(trained: Router) -> None:
     first = arm(trained, "g", name="first", rate=0.95)
     second = replace(first, name="second", expert_id="other", successes=90)
