@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _FEWEST = 8  # prompts on either side that a boundary can be drawn between
 # Chosen on the pocket model, on the packs' development questions and known questions of the
 # calibration split: a linear boundary in state space lost several times as many of the base's own
-# prompts, and without the words nine times as many questions went to another pack's expert.
+# prompts, and without the words five times as many questions went to another pack's expert.
 _AXES = 256  # principal axes kept of the standardised states
 _SOFTNESS = 10.0  # cost of a prompt on the wrong side in state space
 _WIDTH = 0.5  # of the kernel: this over the states' total variance
@@ -152,7 +152,7 @@ class _Sides:
     ) -> Float[np.ndarray, "prompt machine"]:
         """Both machines' margins on prompts that they were not fitted on."""
         margins = np.zeros((len(self.labels), 2))
-        for fold in range(_FOLDS):
+        for fold in np.unique(fold_of):
             rest, left_out = np.flatnonzero(fold_of != fold), np.flatnonzero(fold_of == fold)
             margins[left_out, 0] = self.by_state(rest).decision_function(self.places[left_out])
             margins[left_out, 1] = self.by_words(rest).decision_function(self.words[left_out])

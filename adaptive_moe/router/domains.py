@@ -16,6 +16,7 @@ from scipy.stats import t as student_t
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.prefilling import Prefill
 from adaptive_moe.router.boundary import Boundary
+from adaptive_moe.router.folds import fold_numbers
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 from adaptive_moe.router.wording import COLUMNS
 
@@ -308,12 +309,9 @@ def _left_out_distances(
     points: np.ndarray, names: Sequence[str], *, max_centroids: int, seed: int
 ) -> np.ndarray:
     """Distance of every point to centroids that never saw its group; empty when not possible."""
-    distinct = sorted(set(names))
-    if len(distinct) == 1 or len(points) < _FEWEST_FOR_SPREAD:
+    if len(set(names)) == 1 or len(points) < _FEWEST_FOR_SPREAD:
         return np.empty(0)
-    shuffled = np.random.default_rng(seed).permutation(len(distinct))
-    fold_of = {name: int(shuffled[i]) % _FOLDS for i, name in enumerate(distinct)}
-    folds = np.array([fold_of[name] for name in names])
+    folds = fold_numbers(names, folds=_FOLDS, seed=seed)
     distances = np.empty(len(points))
     for fold in np.unique(folds):
         inside, outside = points[folds != fold], folds == fold

@@ -9,11 +9,11 @@ from jaxtyping import Int
 def fold_numbers(groups: Sequence[str], *, folds: int, seed: int) -> Int[np.ndarray, " prompt"]:
     """The fold of every prompt, 0 to `folds` - 1; a group's prompts share theirs.
 
-    Groups are shuffled and dealt out, so no fold is empty. Fewer groups than folds cannot be left
-    out whole: then each prompt is a group of its own.
+    Groups are shuffled and dealt out, so fewer groups than folds leave the last folds empty. A
+    single group cannot be left out whole: then each prompt is a group of its own.
     """
     distinct = sorted(set(groups))
-    if len(distinct) < folds:
+    if len(distinct) == 1:
         groups = [str(index) for index in range(len(groups))]
         distinct = sorted(groups)
     shuffled = np.random.default_rng(seed).permutation(len(distinct)) % folds

@@ -58,6 +58,7 @@ def test_groups_stay_whole_and_no_fold_is_empty() -> None:
     assert np.array_equal(folds, fold_numbers(groups, folds=3, seed=0))
 
 
-def test_too_few_groups_are_split_up() -> None:
-    folds = fold_numbers(["a"] * 5 + ["b"] * 4, folds=3, seed=0)
-    assert np.bincount(folds).tolist() == [3, 3, 3]
+def test_two_groups_stay_whole_and_one_alone_is_split_up() -> None:
+    two = fold_numbers(["a"] * 5 + ["b"] * 4, folds=3, seed=0)
+    assert sorted(np.bincount(two).tolist()) == [4, 5]
+    assert np.bincount(fold_numbers(["a"] * 9, folds=3, seed=0)).tolist() == [3, 3, 3]
