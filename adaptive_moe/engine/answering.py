@@ -44,7 +44,7 @@ from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Pro
 from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
 from adaptive_moe.router.domains import state_vector
 from adaptive_moe.router.router import Evidence, ExpertArm, RouteDecision, Router
-from adaptive_moe.router.scores import prefill_scores
+from adaptive_moe.router.scores import prefill_scores_by_row
 
 Forced = Literal["auto"] | None | Sequence[str]
 
@@ -163,8 +163,10 @@ class Answerer:
             filled = prefill(self.language_model, encoded)
         states = self._states(filled)
         prefilled = time.perf_counter()
+        scores = prefill_scores_by_row(filled.first_logits)
         rows = [
-            self._decide(filled, index, request, states[index]) for index in range(len(encoded))
+            self._decide(index, Evidence(scores[index], states[index], prompt.text), request)
+            for index, prompt in enumerate(encoded)
         ]
         decided = time.perf_counter()
         for row in rows:
@@ -191,11 +193,7 @@ class Answerer:
                 states[row] = state_vector(alone, row=place)
         return states
 
-    def _decide(
-        self, filled: Prefill, index: int, request: Request, states: Float[np.ndarray, " state"]
-    ) -> _Row:
-        text = filled.prompts[index].text
-        evidence = Evidence(prefill_scores(filled.first_logits[index]), states, text)
+    def _decide(self, index: int, evidence: Evidence, request: Request) -> _Row:
         broken: list[str] = []
         while True:
             decision = self._choose(evidence, request, tuple(broken))

@@ -2,14 +2,15 @@
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
-import numpy as np
-from jaxtyping import Float
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.engine.events import Answer
+from adaptive_moe.engine.answering import Answered
+from adaptive_moe.engine.events import Answer, GapReference
+from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.gaps.detector import GapDetector
@@ -17,12 +18,21 @@ from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.models.decoding import decode, expand, prefill
-from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.router.scores import consistency
 
 logger = logging.getLogger(__name__)
 
 _AGREEMENT = 0.5  # samples that disagree by more than this do not know the answer
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A finished answer with what names its entry, its gap, and whether that gap changed by it."""
+
+    answer: Answer
+    gap: Gap | None = None
+    changed: bool = False
 
 
 @final
@@ -35,33 +45,30 @@ class GapWatch:
         bank: LoraBank,
         detector: GapDetector,
         settings: GapSettings,
+        *,
+        shelf: ExpertShelf,
+        session: str,
     ) -> None:
         self._language_model = language_model
         self._bank = bank
         self._detector = detector
         self._settings = settings
+        self._shelf, self._session = shelf, session
         self._has_warned = False
 
-    def watch(
-        self,
-        answer: Answer,
-        *,
-        prompt: str,
-        vector: Float[np.ndarray, " dimension"],
-        session: str,
-    ) -> tuple[str | None, Gap | None, bool]:
-        """Note one answer. Returns what names its observation, its gap, and whether that changed.
+    def watch(self, answered: Sequence[Answered], prompts: Sequence[Prompt]) -> list[Noticed]:
+        """Note the answers to some prompts, in one transaction.
 
         An answer is worth more than its entry: where the ledger cannot be written there is a
-        warning, once, and the answer stays unnoted (None).
+        warning, once, and the answers stay unnoted.
         """
         try:
-            return self._note(answer, prompt=prompt, vector=vector, session=session)
+            return self._note(answered, [_last_turn(prompt) for prompt in prompts])
         except StoreError as error:
             level = logging.DEBUG if self._has_warned else logging.WARNING
             logger.log(level, "answers are not noted as evidence for gaps: %s", error)
             self._has_warned = True
-            return None, None, False
+            return [Noticed(each.answer) for each in answered]
 
     def check(self, gap_id: int) -> Gap | None:
         """Settle the unchecked prompts of a gap by consistency; the gap if that changed it."""
@@ -98,34 +105,49 @@ class GapWatch:
         groups = [texts[start : start + samples] for start in range(0, len(texts), samples)]
         return [consistency(group) for group in groups]
 
-    def _note(
-        self,
-        answer: Answer,
-        *,
-        prompt: str,
-        vector: Float[np.ndarray, " dimension"],
-        session: str,
-    ) -> tuple[str, Gap | None, bool]:
-        """Write the answer down, and check the gap that it makes suspected.
+    def _note(self, answered: Sequence[Answered], prompts: Sequence[str]) -> list[Noticed]:
+        """Write the answers down, and check the gaps that they make suspected.
 
-        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. A
-        gap that becomes suspected is checked on the spot: the base answers its prompts again
+        A gap that becomes suspected is checked on the spot: the base answers its prompts again
         several times, and answers that contradict each other count as failures.
         """
-        noticed = self._detector.observe(
-            Observation(
-                prompt=prompt,
-                answer=answer.text,
-                p_correct=answer.confidence.p_correct,
-                low_confidence=answer.low_confidence,
-                domain=answer.route.domain if answer.route.kind == "experts" else None,
-                vector=vector,
-                session=session,
-                served_by=tuple(expert.name for expert in answer.route.experts),
-            )
+        with self._detector.together():
+            observed = [
+                self._detector.observe(self._observation(each, prompt))
+                for each, prompt in zip(answered, prompts, strict=True)
+            ]
+        gaps = {each.gap.id: each.gap for each in observed if each.gap is not None}
+        suspected = [gap for gap in gaps.values() if gap.state is GapState.SUSPECTED]
+        checked = {gap.id: self.check(gap.id) for gap in suspected}
+        noticed = []
+        for each, entry in zip(answered, observed, strict=True):
+            answer, gap = replace(each.answer, observation=entry.reference), entry.gap
+            if gap is None:
+                noticed.append(Noticed(answer))
+                continue
+            later = checked.get(gap.id)
+            gap = later or gap
+            answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
+            noticed.append(Noticed(answer, gap, entry.changed or later is not None))
+        return noticed
+
+    def _observation(self, answered: Answered, prompt: str) -> Observation:
+        """An answer as evidence.
+
+        Prompts that no expert took are grouped by where they lie, whatever domain is nearest.
+        """
+        answer = answered.answer
+        return Observation(
+            prompt=prompt,
+            answer=answer.text,
+            p_correct=answer.confidence.p_correct,
+            low_confidence=answer.low_confidence,
+            domain=answer.route.domain if answer.route.kind == "experts" else None,
+            vector=self._shelf.whitening.apply(answered.states),
+            session=self._session,
+            served_by=tuple(expert.name for expert in answer.route.experts),
         )
-        gap, changed = noticed.gap, noticed.changed
-        if gap is None or gap.state is not GapState.SUSPECTED:
-            return noticed.reference, gap, changed
-        checked = self.check(gap.id)
-        return noticed.reference, checked or gap, changed or checked is not None
+
+
+def _last_turn(prompt: Prompt) -> str:
+    return prompt if isinstance(prompt, str) else prompt[-1]["content"]

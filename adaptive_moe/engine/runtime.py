@@ -2,7 +2,6 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, final, overload
@@ -14,7 +13,7 @@ from adaptive_moe.config.settings import Settings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
 from adaptive_moe.engine.border import as_batch, checked_prompt, checked_route, generation_config
 from adaptive_moe.engine.closing import Closable
-from adaptive_moe.engine.events import Answer, Event, Finished, GapFound, GapReference
+from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
@@ -98,7 +97,14 @@ class AdaptiveMoE(Closable):
             settings.gaps.ledger or store.root / LEDGER_FILE, before_creating=store.create
         )
         detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
-        self._watch = GapWatch(language_model, self._bank, detector, settings.gaps)
+        self._watch = GapWatch(
+            language_model,
+            self._bank,
+            detector,
+            settings.gaps,
+            shelf=self._shelf,
+            session=self.session,
+        )
         judge = Judge(self._answerer, settings.router, folder=cache_folder)
         self._grower = Grower(self._answerer, store, states, judge)
         self.gaps = GapDesk(
@@ -212,11 +218,14 @@ class AdaptiveMoE(Closable):
         """
         prompts, is_single = as_batch(prompt)
         request = self._request(generation, experts, attribution=attribution, seed=seed)
-        answers: dict[int, Answer] = {}
-        for row, event in self._answerer.answer(prompts, request):
-            if isinstance(event, Answered):
-                answers[row] = self._watched(event, prompts[row])[0]
-        return answers[0] if is_single else [answers[row] for row in range(len(prompts))]
+        found = {
+            row: event
+            for row, event in self._answerer.answer(prompts, request)
+            if isinstance(event, Answered)
+        }
+        answered = [found[row] for row in range(len(prompts))]
+        answers = [answer for answer, _ in self._watched(answered, prompts)]
+        return answers[0] if is_single else answers
 
     def stream(
         self,
@@ -237,7 +246,7 @@ class AdaptiveMoE(Closable):
         for _, event in self._answerer.answer([checked_prompt(prompt)], request):
             yield from self.gaps.events()
             if isinstance(event, Answered):
-                answer, found = self._watched(event, prompt)
+                ((answer, found),) = self._watched([event], [prompt])
                 if found is not None:
                     yield found
                 yield Finished(answer)
@@ -377,17 +386,12 @@ class AdaptiveMoE(Closable):
     def _training(self, ranks: str | None, rank: int | None) -> TrainingSettings:
         return amend(self.settings.training, {"ranks": ranks, "rank": rank}, name="training")
 
-    def _watched(self, answered: Answered, prompt: Prompt) -> tuple[Answer, GapFound | None]:
-        """The answer with the gap that it is evidence for, and the event if the gap changed."""
-        answer = answered.answer
-        text = prompt if isinstance(prompt, str) else prompt[-1]["content"]
-        vector = self._shelf.whitening.apply(answered.states)
-        observation, gap, changed = self._watch.watch(
-            answer, prompt=text, vector=vector, session=self.session
-        )
-        answer = replace(answer, observation=observation)
-        if gap is None:
-            return answer, None
-        answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
-        self.gaps.react(gap)
-        return answer, GapFound(gap) if changed else None
+    def _watched(
+        self, answered: Sequence[Answered], prompts: Sequence[Prompt]
+    ) -> Iterator[tuple[Answer, GapFound | None]]:
+        """The answers with the gaps they are evidence for, and an event for each that changed."""
+        for noticed in self._watch.watch(answered, prompts):
+            gap = noticed.gap
+            if gap is not None:
+                self.gaps.react(gap)
+            yield noticed.answer, GapFound(gap) if gap is not None and noticed.changed else None

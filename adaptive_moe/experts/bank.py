@@ -9,7 +9,7 @@ is gone, and the base is what it was, bit for bit and at no cost.
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import cast, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -23,7 +23,13 @@ from adaptive_moe.errors import (
     UnknownExpertError,
     UnsupportedModelError,
 )
-from adaptive_moe.experts.forwards import Forward, gated_forward, rowwise_forward, shared_forward
+from adaptive_moe.experts.forwards import (
+    Forward,
+    gated_forward,
+    plain_forward,
+    rowwise_forward,
+    shared_forward,
+)
 from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
 from adaptive_moe.experts.pool import Layout, Mixture, ModulePool, normalised, padded_index
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
@@ -359,9 +365,7 @@ class LoraBank:
     def _original(self, name: str) -> Forward:
         """The layer's forward as the bank finds it, a hooked one included."""
         module = self._modules[name]
-        if name in self._packed:
-            return differentiable_forward(module)
-        return cast(Forward, module.forward)
+        return differentiable_forward(module) if name in self._packed else plain_forward(module)
 
     def _shared(self, name: str, pair: LoraPair) -> Forward:
         return shared_forward(self._original(name), pair.a, pair.b)

@@ -8,10 +8,11 @@ batch distinct adapters in the same spirit).
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from adaptive_moe.errors import ConfigurationError
@@ -43,6 +44,13 @@ def rowwise_forward(
     return partial(_rowwise, original, a.transpose(1, 2), b)
 
 
+def plain_forward(module: nn.Module) -> Forward:
+    """The layer's forward as it stands, without a detour where it is just a dense product."""
+    if type(module) is nn.Linear and "forward" not in module.__dict__:
+        return partial(linear, weight=module.weight, bias=module.bias)
+    return cast(Forward, module.forward)
+
+
 def _shared(
     original: Forward,
     a: Float[Tensor, "rank in"],
@@ -50,10 +58,10 @@ def _shared(
     hidden: Float[Tensor, "*rows in"],
 ) -> Float[Tensor, "*rows out"]:
     output = original(hidden)
-    low = linear(hidden.to(a.dtype), a)
+    low = linear(_as(hidden, a.dtype), a)
     if _needs_copy(output, a.dtype):
         return output + (low @ b).to(output.dtype)
-    output.view(-1, b.shape[1]).addmm_(low.reshape(-1, low.shape[-1]), b)
+    output.view(-1, b.size(1)).addmm_(low.view(-1, b.size(0)), b)
     return output
 
 
@@ -65,12 +73,16 @@ def _gated(
     hidden: Float[Tensor, "*rows in"],
 ) -> Float[Tensor, "*rows out"]:
     output = original(hidden)
-    low = linear(_by_row(hidden, gates.shape[0]).to(a.dtype), a)
-    if gates.shape[1] not in {1, low.shape[1]}:
+    low = linear(_as(_by_row(hidden, gates.size(0)), a.dtype), a)
+    if gates.size(1) not in {1, low.size(1)}:
         raise ConfigurationError(
             f"the gates are for {gates.shape[1]} tokens, this pass has {low.shape[1]}"
         )
-    return output + ((low * gates).to(a.dtype) @ b).to(output.dtype).view(output.shape)
+    low = _as(low * gates, a.dtype)
+    if _needs_copy(output, a.dtype):
+        return output + (low @ b).to(output.dtype).view(output.shape)
+    output.view(-1, b.size(1)).addmm_(low.view(-1, b.size(0)), b)
+    return output
 
 
 def _rowwise(
@@ -79,18 +91,23 @@ def _rowwise(
     b: Float[Tensor, "batch rank out"],
     hidden: Float[Tensor, "*rows in"],
 ) -> Float[Tensor, "*rows out"]:
-    batch, dtype = b.shape[0], transposed.dtype
+    batch = b.size(0)
     output = original(hidden)
-    low = torch.bmm(_by_row(hidden, batch).to(dtype), transposed)
-    if _needs_copy(output, dtype):
+    low = torch.bmm(_as(_by_row(hidden, batch), b.dtype), transposed)
+    if _needs_copy(output, b.dtype):
         return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
-    output.view(batch, -1, b.shape[2]).baddbmm_(low, b)
+    output.view(batch, -1, b.size(2)).baddbmm_(low, b)
     return output
+
+
+def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
+    """The states in a dtype; asking first costs less than a conversion that does nothing."""
+    return states if states.dtype is dtype else states.to(dtype)
 
 
 def _needs_copy(output: Tensor, dtype: torch.dtype) -> bool:
     """Whether the low-rank part cannot be added in place."""
-    return torch.is_grad_enabled() or output.dtype != dtype or not output.is_contiguous()
+    return torch.is_grad_enabled() or output.dtype is not dtype or not output.is_contiguous()
 
 
 def _by_row(hidden: Tensor, batch: int) -> Float[Tensor, "batch time in"]:

@@ -1,6 +1,7 @@
 """Watches answered prompts and declares a knowledge gap when the evidence allows no other view."""
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import final
@@ -58,6 +59,10 @@ class GapDetector:
         self._base_id = base_id
         self._grouping = Grouping(ledger, base_id=base_id, min_size=settings.suspect_prompts)
         self._progress = Progress(ledger, settings, grouping=self._grouping, base_id=base_id)
+
+    def together(self) -> AbstractContextManager[None]:
+        """What happens inside is written at once, or not at all."""
+        return self._ledger.transaction()
 
     def observe(self, observation: Observation) -> Noticed:
         """Write an answered prompt down and draw the conclusions.

@@ -28,9 +28,10 @@ from adaptive_moe.integration.shapley import (
     draw_orders,
     shapley_shares,
 )
+from adaptive_moe.models.growing_cache import fork, new_cache
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.memory import retry_on_out_of_memory
-from adaptive_moe.models.prefilling import Prefill, extend_mask, fork, new_cache
+from adaptive_moe.models.prefilling import Prefill, extend_mask
 
 EXACT_EXPERTS = 4
 """Up to so many experts all 2^k sets are scored; beyond, sets along random orders."""

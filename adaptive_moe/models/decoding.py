@@ -14,15 +14,14 @@ from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from adaptive_moe.errors import ConfigurationError, PromptTooLongError
+from adaptive_moe.models.growing_cache import fork, growing, new_cache
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.prefilling import (
     Prefill,
     expand,
     extend_mask,
-    fork,
     forward,
     left_pad,
-    new_cache,
     prefill,
     prefill_whole,
     run_header,
@@ -100,7 +99,7 @@ def decode(
 ) -> Iterator[DecodingStep]:
     """Decode all rows to their ends, one step at a time; the last step holds the completions.
 
-    `cache` ends after the header and is continued in place: fork it first to use it again.
+    `cache` ends after the header and is left as it is: decoding goes on in a fork of it.
     `attention_mask` may end before the header. Greedy unless `generation.do_sample`; a setting of
     None is off. `max_new_tokens` counts before `max_length`, and the context always. `stop` is
     asked before every forward pass. Statistics are of the raw logits, whatever processors do.
@@ -154,7 +153,7 @@ class _Run:
         lengths = [prompt.length for prompt in prompts]
         limits = _limits(language_model, generation, lengths, width=width)
         self._language_model = language_model
-        self._cache = cache
+        self._cache = growing(cache)
         self._logits = first_logits
         self._stop_strings = stop_strings
         self._eos_ids = _eos_ids(language_model, generation)

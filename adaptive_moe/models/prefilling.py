@@ -1,6 +1,5 @@
 """Runs prompts through the base once and keeps what routing and decoding need from that pass."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,17 +9,10 @@ from typing import Any, cast
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import (
-    Cache,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers.cache_utils import Cache
 
+from adaptive_moe.models.growing_cache import can_be_cut, fork, new_cache, without_last
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
-
-# Their update() binds concatenated tensors and never writes into the old ones.
-_CONCATENATING = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,28 +36,15 @@ class Prefill:
 
 @torch.inference_mode()
 def prefill(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
-    """Read all prompts in one left-padded pass, fork the cache, and read the header."""
+    """Read all prompts and their headers, left padded.
+
+    That is one pass where the cache can be cut in front of the header afterwards, else two.
+    """
     assert prompts, "an empty batch has nothing to read"
-    ids, mask = left_pad(language_model, [prompt.prompt_ids for prompt in prompts])
-    is_padded = len({len(prompt.prompt_ids) for prompt in prompts}) > 1
-    cache = new_cache(language_model)
-    weights = mask / mask.sum(dim=1, keepdim=True)
-    with _states(language_model, weights) as pooled:
-        forward(language_model, ids, cache=cache, attention_mask=mask if is_padded else None)
-    header_cache = fork(cache)
-    last = torch.zeros(len(prompts), len(language_model.header_ids), device=mask.device)
-    last[:, -1] = 1.0
-    with _states(language_model, last) as header_states:
-        logits = _forward_header(language_model, header_cache, prompts, mask)
-    return Prefill(
-        prompts=tuple(prompts),
-        cache=cache,
-        attention_mask=mask,
-        header_cache=header_cache,
-        first_logits=logits,
-        pooled=_stack(language_model, pooled),
-        header_states=_stack(language_model, header_states),
-    )
+    _assert_one_header(language_model, prompts)
+    if can_be_cut(new_cache(language_model)):
+        return _prefill_at_once(language_model, prompts)
+    return _prefill_in_turn(language_model, prompts)
 
 
 @torch.inference_mode()
@@ -89,26 +68,10 @@ def prefill_whole(
     _assert_one_header(language_model, prompts)
     ids, mask = left_pad(language_model, [(*x.prompt_ids, *x.header_ids) for x in prompts])
     cache = new_cache(language_model)
-    is_padded = len({prompt.length for prompt in prompts}) > 1
-    logits = forward(language_model, ids, cache=cache, attention_mask=mask if is_padded else None)
+    logits = forward(
+        language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
+    )
     return cache, mask, logits
-
-
-def new_cache(language_model: LanguageModel) -> Cache:
-    """An empty cache with the layer types (full, sliding, ...) that this model needs."""
-    return DynamicCache(config=cast("Any", language_model.model.config))
-
-
-def fork(cache: Cache) -> Cache:
-    """A second cache with the same content; continuing one leaves the other as it was.
-
-    Layers that only ever concatenate share their tensors; any other kind is copied.
-    """
-    if any(type(layer) not in _CONCATENATING for layer in cache.layers):
-        return copy.deepcopy(cache)
-    twin = copy.copy(cache)
-    twin.layers = [copy.copy(layer) for layer in cache.layers]
-    return twin
 
 
 @torch.inference_mode()
@@ -117,11 +80,16 @@ def take_rows(prefill: Prefill, rows: Sequence[int]) -> Prefill:
     if list(rows) == list(range(len(prefill.prompts))):
         return prefill
     index = torch.tensor(list(rows), device=prefill.attention_mask.device)
+    header_cache = _take_cache_rows(prefill.header_cache, index)
+    if can_be_cut(header_cache):
+        cache = without_last(header_cache, len(prefill.prompts[0].header_ids))
+    else:
+        cache = _take_cache_rows(prefill.cache, index)
     return Prefill(
         prompts=tuple(prefill.prompts[row] for row in rows),
-        cache=_take_cache_rows(prefill.cache, index),
+        cache=cache,
         attention_mask=prefill.attention_mask[index],
-        header_cache=_take_cache_rows(prefill.header_cache, index),
+        header_cache=header_cache,
         first_logits=prefill.first_logits[index],
         pooled=prefill.pooled[index],
         header_states=prefill.header_states[index],
@@ -180,6 +148,66 @@ def extend_mask(mask: Int[Tensor, "batch time"], length: int) -> Int[Tensor, "ba
     return torch.cat([mask, mask.new_ones(mask.shape[0], missing)], dim=1) if missing else mask
 
 
+def _prefill_at_once(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
+    header = len(language_model.header_ids)
+    ids, mask = left_pad(language_model, [(*x.prompt_ids, *x.header_ids) for x in prompts])
+    of_prompt = mask.clone()
+    of_prompt[:, -header:] = 0
+    cache = new_cache(language_model)
+    with _states(language_model, torch.stack([_mean(of_prompt), _last(mask)], dim=1)) as states:
+        logits = forward(
+            language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
+        )
+    pooled, header_states = _stack(language_model, states).unbind(dim=2)
+    return Prefill(
+        prompts=tuple(prompts),
+        cache=without_last(cache, header),
+        attention_mask=mask[:, :-header],
+        header_cache=cache,
+        first_logits=logits,
+        pooled=pooled,
+        header_states=header_states,
+    )
+
+
+def _prefill_in_turn(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
+    ids, mask = left_pad(language_model, [prompt.prompt_ids for prompt in prompts])
+    cache = new_cache(language_model)
+    with _states(language_model, _mean(mask)[:, None]) as pooled:
+        forward(
+            language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
+        )
+    header_cache = fork(cache)
+    header = mask.new_ones(len(prompts), len(language_model.header_ids))
+    with _states(language_model, _last(header)[:, None]) as header_states:
+        logits = _forward_header(language_model, header_cache, prompts, mask)
+    return Prefill(
+        prompts=tuple(prompts),
+        cache=cache,
+        attention_mask=mask,
+        header_cache=header_cache,
+        first_logits=logits,
+        pooled=_stack(language_model, pooled)[:, :, 0],
+        header_states=_stack(language_model, header_states)[:, :, 0],
+    )
+
+
+def _mean(mask: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Weights that average over the tokens of a mask."""
+    return mask / mask.sum(dim=1, keepdim=True)
+
+
+def _last(mask: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    """Weights that take the last token alone."""
+    weights = torch.zeros(mask.shape, device=mask.device)
+    weights[:, -1] = 1.0
+    return weights
+
+
+def _is_padded(prompts: Sequence[EncodedPrompt]) -> bool:
+    return len({prompt.length for prompt in prompts}) > 1
+
+
 def _forward_header(
     language_model: LanguageModel,
     cache: Cache,
@@ -208,9 +236,9 @@ def _take_cache_rows(cache: Cache, index: Int[Tensor, " row"]) -> Cache:
 
 @contextmanager
 def _states(
-    language_model: LanguageModel, weights: Float[Tensor, "batch time"]
-) -> Iterator[dict[int, Float[Tensor, "batch hidden"]]]:
-    """Collect, per state layer, the weighted sum over time of a block's output.
+    language_model: LanguageModel, weights: Float[Tensor, "batch sum time"]
+) -> Iterator[dict[int, Float[Tensor, "batch sum hidden"]]]:
+    """Collect, per state layer, weighted sums over time of a block's output.
 
     Hooks on three blocks instead of `output_hidden_states`, which keeps all layers alive.
     """
@@ -231,16 +259,16 @@ def _states(
 def _keep(
     collected: dict[int, Tensor],
     layer: int,
-    weights: Float[Tensor, "batch time"],
+    weights: Float[Tensor, "batch sum time"],
     _module: object,
     _arguments: object,
     output: Any,  # noqa: ANN401 - blocks return tensors or tuples
 ) -> None:
     states = output[0] if isinstance(output, tuple) else output
-    collected[layer] = torch.bmm(weights[:, None, :], states.float())[:, 0]
+    collected[layer] = torch.bmm(weights, states.float())
 
 
 def _stack(
-    language_model: LanguageModel, states: Mapping[int, Float[Tensor, "batch hidden"]]
-) -> Float[Tensor, "batch layer hidden"]:
+    language_model: LanguageModel, states: Mapping[int, Float[Tensor, "batch sum hidden"]]
+) -> Float[Tensor, "batch layer sum hidden"]:
     return torch.stack([states[layer] for layer in language_model.state_layers], dim=1)

@@ -14,8 +14,9 @@ from transformers.cache_utils import (
     DynamicSlidingWindowLayer,
 )
 
+from adaptive_moe.models.growing_cache import new_cache
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.models.prefilling import forward, left_pad, new_cache
+from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
 
 _Layers = tuple[tuple[Float[Tensor, "head _ width"], Float[Tensor, "head _ width"]], ...]

@@ -114,7 +114,7 @@ def test_continuing_one_fork_leaves_the_other_as_it_was(architecture):
     first = [completion.token_ids for completion in answer(model, encoded, **GREEDY)]
     for _ in range(2):  # from the same prefill, twice
         cache, logits = run_header(model, read)
-        assert torch.equal(logits, read.first_logits)
+        torch.testing.assert_close(logits, read.first_logits, atol=1e-4, rtol=0)
         *_, last = decode(
             model,
             cache,
