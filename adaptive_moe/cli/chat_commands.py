@@ -163,7 +163,8 @@ def _stats(talk: "Conversation", _words: Sequence[str]) -> None:
         "turns": len(talk.turns),
         "tokens written": f"{talk.tokens:,}",
         "experts on the device": cache.device_experts,
-        "cache": f"{cache.hits} hits, {cache.misses} misses, {cache.evictions} evictions",
+        "cache": f"{cache.hits} hits, {cache.misses} misses, {cache.evictions} evictions, "
+        f"{cache.prefetched} read ahead",
     }
     talk.terminal.show(facts_table(facts | memory))
 

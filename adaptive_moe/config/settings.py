@@ -97,8 +97,11 @@ class RouterSettings(Section):
         None, description="choose the threshold for this error rate among trusted answers"
     )
     max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
-    mixing: Literal["top1", "weighted"] = Field(
-        "weighted", description="weighted: gates in proportion to expected success"
+    mixing: Literal["top1", "weighted", "token", "logits"] = Field(
+        "weighted",
+        description="weighted: gates in proportion to expected success; token: these, found anew "
+        "by every token and layer; logits: the experts' distributions are mixed, each on its own "
+        "cache",
     )
     folder: Path | None = Field(
         None, description="a fitted router; absent: the pocket model's own, else untrained"
@@ -111,6 +114,9 @@ class CacheSettings(Section):
     device_bytes: int = Field(64 * MIB, ge=MIB, description="bytes of the LoRA bank on the device")
     device_experts: PositiveInt = Field(32, description="experts on the device at once")
     host_bytes: int = Field(256 * MIB, ge=0, description="bytes of experts kept in RAM")
+    prompt_bytes: int = Field(
+        64 * MIB, ge=0, description="bytes of key-values kept for a conversation's next turn"
+    )
 
 
 class GapSettings(Section):

@@ -1,14 +1,14 @@
 """Checks what a caller hands over, prompts and settings, before anything is computed."""
 
-from collections.abc import Mapping, Sequence
-from typing import Annotated, cast
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from transformers import GenerationConfig
 
 from adaptive_moe.config.loading import explain
 from adaptive_moe.config.settings import GenerationSettings
-from adaptive_moe.engine.answering import Forced
+from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.errors import ConfigurationError, PromptError
 from adaptive_moe.models.language_model import Prompt
 from adaptive_moe.models.token_choice import check_supported
@@ -27,6 +27,7 @@ class _Overrides(BaseModel):
     stop_strings: str | list[str] | None = None
     eos_token_id: int | list[int] | None = None
     seed: Annotated[int, Field(ge=0)] | None = None
+    num_return_sequences: Annotated[int, Field(ge=1)] | None = None
 
 
 def as_batch(prompt: object) -> tuple[list[Prompt], bool]:
@@ -83,10 +84,16 @@ def checked_route(experts: object) -> Forced:
     )
 
 
-def generation_config(
-    overrides: Mapping[str, object], defaults: GenerationSettings, *, seed: int | None
-) -> tuple[GenerationConfig, int]:
-    """The settings of one call over the configured ones, and its seed.
+def request_of(
+    overrides: Mapping[str, object],
+    defaults: GenerationSettings,
+    *,
+    experts: object,
+    attribution: bool,
+    seed: int | None,
+    stop: Callable[[], bool] | None = None,
+) -> Request:
+    """The settings of one call over the configured ones.
 
     A `max_length` of the call takes the place of the configured `max_new_tokens`. Raises
     ConfigurationError for a setting that is unknown, out of range, or not supported here.
@@ -97,24 +104,40 @@ def generation_config(
             f"{unknown[0]!r} is not a setting of transformers' GenerationConfig; correct its name "
             "or leave it out"
         )
-    check_supported(overrides)
+    check_supported({**overrides, "num_return_sequences": None})
     try:
         asked = _Overrides.model_validate({**overrides, "seed": seed}).model_dump(
             exclude_unset=True
         )
     except ValidationError as error:
         raise ConfigurationError(f"generation settings: {explain(error)}") from error
-    chosen = asked.pop("seed")
+    chosen, samples = asked.pop("seed"), asked.pop("num_return_sequences", None) or 1
+    config = _generation_config(asked, defaults)
+    if samples > 1 and not config.do_sample:
+        raise ConfigurationError(
+            f"num_return_sequences={samples} needs do_sample=True: without sampling every answer "
+            "would be the same"
+        )
+    return Request(
+        generation=config,
+        experts=checked_route(experts),
+        attribution=attribution,
+        seed=defaults.seed if chosen is None else int(chosen),
+        stop=stop,
+        samples=samples,
+    )
+
+
+def _generation_config(asked: Mapping[str, Any], defaults: GenerationSettings) -> GenerationConfig:
     values: dict[str, object] = {"do_sample": defaults.do_sample}
     if asked.get("max_length") is None:
         values["max_new_tokens"] = defaults.max_new_tokens
     if defaults.do_sample or asked.get("do_sample"):
         values |= {"temperature": defaults.temperature, "top_p": defaults.top_p}
     try:
-        config = GenerationConfig(**(values | asked))
+        return GenerationConfig(**{**values, **asked})
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"generation settings: {error}") from error
-    return config, defaults.seed if chosen is None else int(chosen)
 
 
 def _check_once(names: Sequence[str]) -> None:

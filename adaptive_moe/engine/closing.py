@@ -1,17 +1,39 @@
 """A runtime that was closed says so at every door, instead of failing somewhere behind it."""
 
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import TYPE_CHECKING, TypeVar
 
 from adaptive_moe.errors import ClosedError
 
 # What closing leaves whole: the model stays loaded, and the rest are plain values.
 _STAYING = frozenset({"close", "language_model", "session", "settings"})
 
+_Self = TypeVar("_Self", bound="Closable")
 
-class Closable:
-    """Base of a class whose `close` sets `_is_closed`: then its public names raise ClosedError."""
+
+class Closable(ABC):
+    """Base of a class whose `close` sets `_is_closed`: then its public names raise ClosedError.
+
+    `with` closes it.
+    """
 
     _is_closed = False
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; once more is fine."""
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
     if not TYPE_CHECKING:  # for a type checker it would let any name pass
 

@@ -57,6 +57,8 @@ class AnswerAttribution:
 
     For every token the shares sum to `routed_log_probability - base_log_probability`.
     `error` is the standard error of a share: 0 when exact (up to four experts).
+    `responsibilities` are each expert's part in the token's probability, summing to 1, where
+    distributions were mixed.
     """
 
     experts: tuple[str, ...]
@@ -66,6 +68,7 @@ class AnswerAttribution:
     exact: bool
     error: float
     sources: tuple[Source, ...]
+    responsibilities: Float[np.ndarray, "time expert"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +82,14 @@ class GapReference:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What an answer cost. `forwards` counts model calls; `seconds` are wall time per stage."""
+    """What an answer cost.
+
+    `known_tokens` of the prompt's were not read again, `forwards` counts model calls without
+    those of the attribution, `seconds` are wall time per stage.
+    """
 
     prompt_tokens: int
+    known_tokens: int
     completion_tokens: int
     forwards: int
     seconds: Mapping[str, float]

@@ -6,12 +6,13 @@ from typing import final
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
-from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
+from adaptive_moe.engine.answering import Answered, Answerer
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.grading import read_questions
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
+from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.router.boundary import Placed
 from adaptive_moe.router.router import ExpertArm

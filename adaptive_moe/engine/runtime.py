@@ -3,15 +3,14 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Literal, final, overload
 
 import platformdirs
 
 from adaptive_moe.config.loading import amend
 from adaptive_moe.config.settings import Settings, TrainingSettings
-from adaptive_moe.engine.answering import Answered, Answerer, Forced, Request
-from adaptive_moe.engine.border import as_batch, checked_prompt, checked_route, generation_config
+from adaptive_moe.engine.answering import Answered, Answerer
+from adaptive_moe.engine.border import as_batch, checked_prompt, request_of
 from adaptive_moe.engine.closing import Closable
 from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
@@ -27,6 +26,7 @@ from adaptive_moe.engine.orders import (
     TrainingOutcome,
     as_paths,
 )
+from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
@@ -92,6 +92,7 @@ class AdaptiveMoE(Closable):
             self._shelf,
             router,
             mixing=settings.router.mixing,
+            memory_bytes=settings.cache.prompt_bytes,
         )
         self._ledger = GapLedger(
             settings.gaps.ledger or store.root / LEDGER_FILE, before_creating=store.create
@@ -157,22 +158,12 @@ class AdaptiveMoE(Closable):
             store.close()
             raise
 
-    def __enter__(self) -> "AdaptiveMoE":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
-
     def close(self) -> None:
         """Stop a background training, and release the bank, the ledger and the store."""
         if self._is_closed:
             return
         self.gaps.close()
+        self._answerer.close()
         self._bank.close()
         self._ledger.close()
         self.store.close()
@@ -212,12 +203,20 @@ class AdaptiveMoE(Closable):
         """Answer one prompt (text or messages), or a list of prompts as one batch.
 
         `experts` is "auto", None for the base alone, or expert names. `generation` takes the
-        fields of transformers' GenerationConfig. Rows of a batch are routed independently; an
-        empty list gives an empty list.
+        fields of transformers' GenerationConfig; with num_return_sequences there is a list of
+        answers, those to one prompt together. Rows of a batch are routed independently; an empty
+        list gives an empty list.
         Raises PromptError, ConfigurationError or ExpertError before anything is decoded.
         """
         prompts, is_single = as_batch(prompt)
-        request = self._request(generation, experts, attribution=attribution, seed=seed)
+        request = request_of(
+            generation,
+            self.settings.generation,
+            experts=experts,
+            attribution=attribution,
+            seed=seed,
+        )
+        prompts = [each for each in prompts for _ in range(request.samples)]
         found = {
             row: event
             for row, event in self._answerer.answer(prompts, request)
@@ -225,7 +224,7 @@ class AdaptiveMoE(Closable):
         }
         answered = [found[row] for row in range(len(prompts))]
         answers = [answer for answer, _ in self._watched(answered, prompts)]
-        return answers[0] if is_single else answers
+        return answers[0] if is_single and request.samples == 1 else answers
 
     def stream(
         self,
@@ -242,7 +241,16 @@ class AdaptiveMoE(Closable):
         Among them are those of a training in the background, as far as nobody took them yet.
         When `stop` begins to return true, decoding ends and the partial answer is finished.
         """
-        request = self._request(generation, experts, attribution=attribution, seed=seed, stop=stop)
+        request = request_of(
+            generation,
+            self.settings.generation,
+            experts=experts,
+            attribution=attribution,
+            seed=seed,
+            stop=stop,
+        )
+        if request.samples > 1:
+            raise ConfigurationError("a stream tells one answer; leave num_return_sequences out")
         for _, event in self._answerer.answer([checked_prompt(prompt)], request):
             yield from self.gaps.events()
             if isinstance(event, Answered):
@@ -356,6 +364,11 @@ class AdaptiveMoE(Closable):
         self._shelf.require([name])
         export_adapter(self.store.get(name), Path(folder), format=format)
 
+    def pin_expert(self, name: str, *, pinned: bool = True) -> None:
+        """Keep an active expert on the device until it is pinned no more."""
+        expert_id = self._shelf[name].expert_id
+        (self._cache.pin if pinned else self._cache.unpin)(expert_id)
+
     def cache_statistics(self) -> CacheStatistics:
         """Hits, misses, evictions and bytes of the expert cache."""
         return self._cache.statistics()
@@ -370,18 +383,6 @@ class AdaptiveMoE(Closable):
             "peak_rss_bytes": peak_rss_bytes(),
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
-
-    def _request(
-        self,
-        generation: Mapping[str, object],
-        experts: Forced,
-        *,
-        attribution: bool,
-        seed: int | None,
-        stop: Callable[[], bool] | None = None,
-    ) -> Request:
-        config, seed = generation_config(generation, self.settings.generation, seed=seed)
-        return Request(config, checked_route(experts), attribution, seed, stop)
 
     def _training(self, ranks: str | None, rank: int | None) -> TrainingSettings:
         return amend(self.settings.training, {"ranks": ranks, "rank": rank}, name="training")

@@ -32,6 +32,7 @@ from adaptive_moe.experts.forwards import (
 )
 from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
 from adaptive_moe.experts.pool import Layout, Mixture, ModulePool, normalised, padded_index
+from adaptive_moe.experts.token_gates import token_gated_forward
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
 
@@ -161,6 +162,15 @@ class LoraBank:
         refused with ExpertError. Raises UnknownExpertError for an expert that is not resident.
         """
         return self._activated(lambda: self._plan_rows(rows))
+
+    def activate_by_token(
+        self, rows: Sequence[Mixture], *, leader: int | None = None
+    ) -> AbstractContextManager[None]:
+        """`activate` with gates that every token and layer find for themselves; see `token_gates`.
+
+        With a `leader`, all rows are gated by that row's states, and hold some of its experts.
+        """
+        return self._activated(lambda: self._plan_by_token(rows, leader))
 
     def activate_shared(
         self,
@@ -340,6 +350,15 @@ class LoraBank:
             pair = pool.concatenated(pool.present(tuple((key, 1.0) for key in expert_ids)))
             forwards[name] = gated_forward(self._original(name), pair.a, pair.b, spread[key])
         return forwards
+
+    def _plan_by_token(self, rows: Sequence[Mixture], leader: int | None) -> Forwards:
+        mixtures = [normalised(row) for row in rows]
+        self._use(sorted({expert_id for mixture in mixtures for expert_id, _ in mixture}))
+        planned = {
+            name: token_gated_forward(self._original(name), pool, mixtures, leader=leader)
+            for name, pool in self._pools.items()
+        }
+        return {name: forward for name, forward in planned.items() if forward is not None}
 
     def _plan_weights(self, weights: LoraWeights) -> Forwards:
         self._check(weights)

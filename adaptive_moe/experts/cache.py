@@ -16,7 +16,10 @@ from adaptive_moe.experts.weights import LoraWeights, weights_bytes
 
 @dataclass(frozen=True, slots=True)
 class CacheStatistics:
-    """Since the cache was made: a hit was on the device already, a miss had to be copied there."""
+    """Since the cache was made: a hit was on the device already, a miss had to be copied there.
+
+    `prefetched` counts the experts that were read into RAM before anybody asked for them.
+    """
 
     hits: int
     misses: int
@@ -24,6 +27,7 @@ class CacheStatistics:
     device_bytes: int
     host_bytes: int
     device_experts: int
+    prefetched: int
 
 
 @final
@@ -49,7 +53,7 @@ class ExpertCache:
         self._pinned: set[str] = set()
         self._gone: deque[str] = deque()  # to be dropped
         self._dropped: set[str] = set()  # the same, once their last user is done
-        self._hits = self._misses = self._evictions = 0
+        self._hits = self._misses = self._evictions = self._prefetched = 0
         self._lock = threading.RLock()
 
     @contextmanager
@@ -72,14 +76,21 @@ class ExpertCache:
                 self._forget_gone()
 
     def prefetch(self, expert_id: str) -> None:
-        """Bring an expert to the device if there is room among those not in use."""
-        with self.hold([expert_id]):
-            pass
+        """Read an expert into RAM, from where it is a copy away; nobody waits for the disk.
+
+        One that is there, or larger than the tier, is left alone. Raises what reading raises.
+        """
+        with self._lock:
+            if expert_id in self._recency or expert_id in self._host:
+                return
+        weights = self._read(expert_id)
+        with self._lock:
+            if self._kept(expert_id, weights):
+                self._prefetched += 1
 
     def pin(self, expert_id: str) -> None:
         """Keep an expert on the device until `unpin`; it is brought there now."""
-        with self._lock:
-            self.prefetch(expert_id)
+        with self.hold([expert_id]), self._lock:
             self._pinned.add(expert_id)
 
     def unpin(self, expert_id: str) -> None:
@@ -124,6 +135,7 @@ class ExpertCache:
                 device_bytes=self._bank.used_bytes,
                 host_bytes=int(self._host.currsize),
                 device_experts=len(self._recency),
+                prefetched=self._prefetched,
             )
 
     def _forget_gone(self) -> None:
@@ -153,9 +165,15 @@ class ExpertCache:
         weights = self._host.get(expert_id)
         if weights is None:
             weights = self._read(expert_id)
-            if weights_bytes(weights) <= self._host.maxsize:
-                self._host[expert_id] = weights
+            self._kept(expert_id, weights)
         return weights
+
+    def _kept(self, expert_id: str, weights: LoraWeights) -> bool:
+        """Keep a copy in RAM, if the tier is large enough for one."""
+        if weights_bytes(weights) > self._host.maxsize:
+            return False
+        self._host[expert_id] = weights
+        return True
 
     def _loaded(self, expert_id: str, weights: LoraWeights) -> bool:
         try:

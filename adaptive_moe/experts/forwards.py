@@ -58,8 +58,8 @@ def _shared(
     hidden: Float[Tensor, "*rows in"],
 ) -> Float[Tensor, "*rows out"]:
     output = original(hidden)
-    low = linear(_as(hidden, a.dtype), a)
-    if _needs_copy(output, a.dtype):
+    low = linear(in_dtype(hidden, a.dtype), a)
+    if needs_copy(output, a.dtype):
         return output + (low @ b).to(output.dtype)
     output.view(-1, b.size(1)).addmm_(low.view(-1, b.size(0)), b)
     return output
@@ -73,13 +73,13 @@ def _gated(
     hidden: Float[Tensor, "*rows in"],
 ) -> Float[Tensor, "*rows out"]:
     output = original(hidden)
-    low = linear(_as(_by_row(hidden, gates.size(0)), a.dtype), a)
+    low = linear(in_dtype(by_row(hidden, gates.size(0)), a.dtype), a)
     if gates.size(1) not in {1, low.size(1)}:
         raise ConfigurationError(
             f"the gates are for {gates.shape[1]} tokens, this pass has {low.shape[1]}"
         )
-    low = _as(low * gates, a.dtype)
-    if _needs_copy(output, a.dtype):
+    low = in_dtype(low * gates, a.dtype)
+    if needs_copy(output, a.dtype):
         return output + (low @ b).to(output.dtype).view(output.shape)
     output.view(-1, b.size(1)).addmm_(low.view(-1, b.size(0)), b)
     return output
@@ -93,24 +93,24 @@ def _rowwise(
 ) -> Float[Tensor, "*rows out"]:
     batch = b.size(0)
     output = original(hidden)
-    low = torch.bmm(_as(_by_row(hidden, batch), b.dtype), transposed)
-    if _needs_copy(output, b.dtype):
+    low = torch.bmm(in_dtype(by_row(hidden, batch), b.dtype), transposed)
+    if needs_copy(output, b.dtype):
         return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
     output.view(batch, -1, b.size(2)).baddbmm_(low, b)
     return output
 
 
-def _as(states: Tensor, dtype: torch.dtype) -> Tensor:
+def in_dtype(states: Tensor, dtype: torch.dtype) -> Tensor:
     """The states in a dtype; asking first costs less than a conversion that does nothing."""
     return states if states.dtype is dtype else states.to(dtype)
 
 
-def _needs_copy(output: Tensor, dtype: torch.dtype) -> bool:
+def needs_copy(output: Tensor, dtype: torch.dtype) -> bool:
     """Whether the low-rank part cannot be added in place."""
     return torch.is_grad_enabled() or output.dtype is not dtype or not output.is_contiguous()
 
 
-def _by_row(hidden: Tensor, batch: int) -> Float[Tensor, "batch time in"]:
+def by_row(hidden: Tensor, batch: int) -> Float[Tensor, "batch time in"]:
     """Tokens sorted by batch row; some models flatten batch and time before a linear layer."""
     if hidden.ndim == 3 and hidden.shape[0] == batch:  # noqa: PLR2004 - batch, time, features
         return hidden

@@ -1,17 +1,21 @@
-"""How the weights of the chosen experts become the gates of a mixture.
+"""How the chosen experts answer together: the gates of the mixture, and what it is that is mixed.
 
-A rule takes (expert_id, weight) pairs, where a weight is what the router expects of the expert
-(expected success x membership in its domain), and returns a mixture as the LoRA bank takes it:
-gates above 0 that sum to 1, largest first. Without a positive weight it is (), the base.
+Gates come from (expert_id, weight) pairs, where a weight is what the router expects of the expert
+(expected success x membership in its domain): above 0, summing to 1, largest first. Without a
+positive weight there are none, and the base answers.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.pool import Mixture
 
-MixingRule = Callable[[Sequence[tuple[str, float]]], Mixture]
+Mixed = Literal["updates", "updates by token", "distributions"]
+"""What the gates weigh: the experts' low-rank updates of every layer, the same with gates that
+each token and layer find for themselves, or the experts' distributions of the next token."""
 
 SMALLEST_RELATIVE_GATE = 0.05
 """Experts below this share of the largest weight cost time and change next to nothing."""
@@ -33,7 +37,20 @@ def weighted(weights: Sequence[tuple[str, float]]) -> Mixture:
     return tuple((expert_id, weight / total) for expert_id, weight in relative)
 
 
-RULES: dict[str, MixingRule] = {"top1": top1, "weighted": weighted}
+@dataclass(frozen=True, slots=True)
+class MixingRule:
+    """How weights become gates, and what they gate."""
+
+    gates: Callable[[Sequence[tuple[str, float]]], Mixture]
+    mixed: Mixed
+
+
+RULES: dict[str, MixingRule] = {
+    "top1": MixingRule(top1, "updates"),
+    "weighted": MixingRule(weighted, "updates"),
+    "token": MixingRule(weighted, "updates by token"),
+    "logits": MixingRule(weighted, "distributions"),
+}
 """Name in the configuration to rule."""
 
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float32, Int
 from torch import Tensor
 from transformers import GenerationConfig
 from transformers.cache_utils import Cache
 
 from adaptive_moe.errors import ConfigurationError, PromptTooLongError
+from adaptive_moe.models.blending import Blend
 from adaptive_moe.models.growing_cache import fork, growing, new_cache
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.prefilling import (
@@ -61,20 +63,27 @@ class Completion:
 
     `finish_reason` is "stop" at an end token or stop string, "length" at a limit, and
     "interrupted" when the caller stopped it; then it holds what was produced until there.
+    `responsibilities` are each reader's part in every token, where several answered together.
     """
 
     token_ids: tuple[int, ...]
     text: str
     trace: TokenTrace
     finish_reason: FinishReason
+    responsibilities: Float32[np.ndarray, "time reader"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class DecodingStep:
-    """One token per row (None for rows that had finished); the last step brings the answers."""
+    """One token per row (None for rows that had finished).
+
+    The last step brings the answers, and the cache of everything that was read: all but the last
+    token of the longest answer.
+    """
 
     token_ids: tuple[int | None, ...]
     completions: tuple[Completion, ...] | None = None
+    cache: Cache | None = None
 
 
 @dataclass(slots=True)
@@ -86,7 +95,7 @@ class _Row:
     finish_reason: FinishReason | None = None
 
 
-def decode(
+def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belongs together
     language_model: LanguageModel,
     cache: Cache,
     first_logits: Float[Tensor, "batch vocab"],
@@ -95,6 +104,8 @@ def decode(
     prompts: Sequence[EncodedPrompt],
     generation: GenerationConfig,
     seed: int | None = None,
+    occurrences: Sequence[int] | None = None,
+    blend: Blend | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[DecodingStep]:
     """Decode all rows to their ends, one step at a time; the last step holds the completions.
@@ -104,18 +115,31 @@ def decode(
     None is off. `max_new_tokens` counts before `max_length`, and the context always. `stop` is
     asked before every forward pass. Statistics are of the raw logits, whatever processors do.
     Raises ConfigurationError for settings this loop cannot honour and PromptTooLongError when no
-    token fits, both before the first step.
+    token fits, both before the first step. `occurrences` number the rows of equal prompts, which
+    draw differently; without them they are numbered in this batch. With a `blend` the cache, the
+    first logits and the mask are those of the readers, and the statistics the mixture's.
     """
-    stop_strings = generation.stop_strings or []
+    lengths = [prompt.length for prompt in prompts]
+    limits = _limits(language_model, generation, lengths, width=cache.get_seq_length())
+    chooser = TokenChooser(
+        language_model,
+        prompts,
+        generation=generation,
+        eos_ids=_eos_ids(language_model, generation),
+        max_new_tokens=max(limits),
+        seed=seed,
+        occurrences=occurrences,
+    )
     run = _Run(
         language_model,
         cache,
         first_logits,
         attention_mask=attention_mask,
-        prompts=prompts,
+        lengths=lengths,
+        limits=limits,
         generation=generation,
-        seed=seed,
-        stop_strings=[stop_strings] if isinstance(stop_strings, str) else list(stop_strings),
+        chooser=chooser,
+        blend=blend,
     )
     return _steps(run, stop)
 
@@ -124,12 +148,12 @@ def _steps(run: "_Run", stop: Callable[[], bool] | None) -> Iterator[DecodingSte
     while True:
         tokens = run.choose()
         if run.is_finished:
-            yield DecodingStep(tokens, run.completions())
+            yield DecodingStep(tokens, run.completions(), run.cache)
             return
         yield DecodingStep(tokens)
         if stop is not None and stop():
             run.interrupt()
-            yield DecodingStep((None,) * len(tokens), run.completions())
+            yield DecodingStep((None,) * len(tokens), run.completions(), run.cache)
             return
         run.advance()
 
@@ -144,34 +168,27 @@ class _Run:
         first_logits: Float[Tensor, "batch vocab"],
         *,
         attention_mask: Int[Tensor, "batch time"],
-        prompts: Sequence[EncodedPrompt],
+        lengths: Sequence[int],
+        limits: Sequence[int],
         generation: GenerationConfig,
-        seed: int | None,
-        stop_strings: Sequence[str],
+        chooser: TokenChooser,
+        blend: Blend | None,
     ) -> None:
-        width = cache.get_seq_length()
-        lengths = [prompt.length for prompt in prompts]
-        limits = _limits(language_model, generation, lengths, width=width)
+        strings = generation.stop_strings or []
         self._language_model = language_model
-        self._cache = growing(cache)
-        self._logits = first_logits
-        self._stop_strings = stop_strings
+        self.cache = growing(cache)
+        self._blend = blend
+        self._logits = first_logits if blend is None else blend.combine(first_logits)
+        self._stop_strings = [strings] if isinstance(strings, str) else list(strings)
         self._eos_ids = _eos_ids(language_model, generation)
         self._rows = [_Row(limit) for limit in limits]
-        self._chooser = TokenChooser(
-            language_model,
-            prompts,
-            generation=generation,
-            eos_ids=self._eos_ids,
-            max_new_tokens=max(limits),
-            seed=seed,
-        )
-        self._recorder = TraceRecorder(is_greedy=self._chooser.is_greedy)
-        self._width = width
+        self._chooser = chooser
+        self._recorder = TraceRecorder(is_greedy=chooser.is_greedy)
+        self._width = cache.get_seq_length()
         self._mask: Tensor | None = None
-        if any(length != width for length in lengths):
-            self._mask = extend_mask(attention_mask, width + max(limits))
-        self._positions = torch.tensor(lengths, device=first_logits.device)[:, None]
+        if any(length != self._width for length in lengths):
+            self._mask = extend_mask(attention_mask, self._width + max(limits))
+        self._positions = self._of_readers(torch.tensor(lengths, device=first_logits.device))
         self._tokens = self._positions
 
     @property
@@ -183,7 +200,9 @@ class _Run:
         """Choose, record and note one token per row; None where the row had finished."""
         tokens = self._chooser.choose(self._logits)
         self._recorder.add(self._logits, tokens)
-        self._tokens = tokens[:, None]
+        self._tokens = self._of_readers(tokens)
+        if self._blend is not None:
+            self._blend.note(tokens)
         noted = zip(self._rows, tokens.tolist(), strict=True)
         return tuple(self._note(row, token) for row, token in noted)
 
@@ -193,13 +212,14 @@ class _Run:
         self._width += 1
         # A finished row may stand at the end of its context while others go on.
         positions = self._positions.clamp_max(self._language_model.context_length - 1)
-        self._logits = forward(
+        logits = forward(
             self._language_model,
             self._tokens,
-            cache=self._cache,
+            cache=self.cache,
             attention_mask=None if self._mask is None else self._mask[:, : self._width],
             positions=positions,
         )
+        self._logits = logits if self._blend is None else self._blend.combine(logits)
         self._positions = self._positions + 1
 
     def interrupt(self) -> None:
@@ -207,17 +227,26 @@ class _Run:
             row.finish_reason = row.finish_reason or "interrupted"
 
     def completions(self) -> tuple[Completion, ...]:
+        lengths = [len(row.produced) for row in self._rows]
         with torch.inference_mode():
-            traces = self._recorder.traces([len(row.produced) for row in self._rows])
+            traces = self._recorder.traces(lengths)
+        parts = (
+            [None] * len(lengths) if self._blend is None else self._blend.responsibilities(lengths)
+        )
         return tuple(
             Completion(
                 token_ids=tuple(row.produced),
                 text=self._language_model.decode_answer(row.produced),
                 trace=trace,
                 finish_reason=row.finish_reason or "interrupted",
+                responsibilities=part,
             )
-            for row, trace in zip(self._rows, traces, strict=True)
+            for row, trace, part in zip(self._rows, traces, parts, strict=True)
         )
+
+    def _of_readers(self, values: Int[Tensor, " batch"]) -> Int[Tensor, "reader 1"]:
+        """One value a row, for each row of the cache."""
+        return (values if self._blend is None else self._blend.spread(values))[:, None]
 
     def _note(self, row: _Row, token: int) -> int | None:
         if row.finish_reason is not None:

@@ -1,6 +1,6 @@
 """Runs prompts through the base once and keeps what routing and decoding need from that pass."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -22,7 +22,9 @@ class Prefill:
     `cache` ends before the header, left padded, so an expert can run the header itself;
     `header_cache` ends after it, by the base, with `first_logits` (raw) for the first token.
     `pooled` are the mean states of the prompt's tokens at the model's three `state_layers`,
-    `header_states` those of the header's last token, both float32.
+    `header_states` those of the header's last token, both float32. Of a prompt whose first
+    `known_tokens` came out of an earlier cache, `pooled` is the mean of the others, 0 without any.
+    `forwards` counts the passes that all this took.
     """
 
     prompts: tuple[EncodedPrompt, ...]
@@ -32,6 +34,8 @@ class Prefill:
     first_logits: Float[Tensor, "batch vocab"]
     pooled: Float[Tensor, "batch layer hidden"]
     header_states: Float[Tensor, "batch layer hidden"]
+    forwards: int
+    known_tokens: int = 0
 
 
 @torch.inference_mode()
@@ -42,9 +46,19 @@ def prefill(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> 
     """
     assert prompts, "an empty batch has nothing to read"
     _assert_one_header(language_model, prompts)
-    if can_be_cut(new_cache(language_model)):
-        return _prefill_at_once(language_model, prompts)
-    return _prefill_in_turn(language_model, prompts)
+    return _read(language_model, prompts, new_cache(language_model))
+
+
+@torch.inference_mode()
+def prefill_on(
+    language_model: LanguageModel, prompt: EncodedPrompt, known: Cache, *, tokens: int
+) -> Prefill:
+    """Read what follows on the prompt's first `tokens` ids, which `known` holds already.
+
+    `known` has one row, was filled by the base, and is used up.
+    """
+    _assert_one_header(language_model, [prompt])
+    return _read(language_model, [prompt], known, known_tokens=tokens)
 
 
 @torch.inference_mode()
@@ -68,9 +82,8 @@ def prefill_whole(
     _assert_one_header(language_model, prompts)
     ids, mask = left_pad(language_model, [(*x.prompt_ids, *x.header_ids) for x in prompts])
     cache = new_cache(language_model)
-    logits = forward(
-        language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
-    )
+    is_padded = len({prompt.length for prompt in prompts}) > 1
+    logits = forward(language_model, ids, cache=cache, attention_mask=mask if is_padded else None)
     return cache, mask, logits
 
 
@@ -93,6 +106,8 @@ def take_rows(prefill: Prefill, rows: Sequence[int]) -> Prefill:
         first_logits=prefill.first_logits[index],
         pooled=prefill.pooled[index],
         header_states=prefill.header_states[index],
+        forwards=prefill.forwards,
+        known_tokens=prefill.known_tokens,
     )
 
 
@@ -148,53 +163,64 @@ def extend_mask(mask: Int[Tensor, "batch time"], length: int) -> Int[Tensor, "ba
     return torch.cat([mask, mask.new_ones(mask.shape[0], missing)], dim=1) if missing else mask
 
 
-def _prefill_at_once(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
+def _read(
+    language_model: LanguageModel,
+    prompts: Sequence[EncodedPrompt],
+    cache: Cache,
+    *,
+    known_tokens: int = 0,
+) -> Prefill:
+    """Go on from a cache, which is empty or holds the first tokens of a single prompt."""
     header = len(language_model.header_ids)
-    ids, mask = left_pad(language_model, [(*x.prompt_ids, *x.header_ids) for x in prompts])
+    rest = [prompt.prompt_ids[known_tokens:] + prompt.header_ids for prompt in prompts]
+    ids, mask = left_pad(language_model, rest)
     of_prompt = mask.clone()
     of_prompt[:, -header:] = 0
-    cache = new_cache(language_model)
-    with _states(language_model, torch.stack([_mean(of_prompt), _last(mask)], dim=1)) as states:
-        logits = forward(
-            language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
-        )
-    pooled, header_states = _stack(language_model, states).unbind(dim=2)
+    weights = torch.stack([_mean(of_prompt), _last(mask)], dim=1)
+    whole = torch.cat([mask.new_ones(len(prompts), known_tokens), mask], dim=1)
+    is_padded = len({prompt.length for prompt in prompts}) > 1
+    go_on = partial(_pass, language_model, cache, mask=whole if is_padded else None)
+    if can_be_cut(cache):
+        logits, states = go_on(ids, weights)
+        prompt_cache, forwards = without_last(cache, header), 1
+    else:
+        before = ids[:, :-header]
+        _, of_rest = go_on(before, weights[:, :, :-header]) if before.numel() else (None, 0.0)
+        prompt_cache, forwards = fork(cache), 2 if before.numel() else 1
+        logits, of_header = go_on(ids[:, -header:], weights[:, :, -header:])
+        states = of_header + of_rest
     return Prefill(
         prompts=tuple(prompts),
-        cache=without_last(cache, header),
-        attention_mask=mask[:, :-header],
+        cache=prompt_cache,
+        attention_mask=whole[:, :-header],
         header_cache=cache,
         first_logits=logits,
-        pooled=pooled,
-        header_states=header_states,
+        pooled=states[:, :, 0],
+        header_states=states[:, :, 1],
+        forwards=forwards,
+        known_tokens=known_tokens,
     )
 
 
-def _prefill_in_turn(language_model: LanguageModel, prompts: Sequence[EncodedPrompt]) -> Prefill:
-    ids, mask = left_pad(language_model, [prompt.prompt_ids for prompt in prompts])
-    cache = new_cache(language_model)
-    with _states(language_model, _mean(mask)[:, None]) as pooled:
-        forward(
-            language_model, ids, cache=cache, attention_mask=mask if _is_padded(prompts) else None
-        )
-    header_cache = fork(cache)
-    header = mask.new_ones(len(prompts), len(language_model.header_ids))
-    with _states(language_model, _last(header)[:, None]) as header_states:
-        logits = _forward_header(language_model, header_cache, prompts, mask)
-    return Prefill(
-        prompts=tuple(prompts),
-        cache=cache,
-        attention_mask=mask,
-        header_cache=header_cache,
-        first_logits=logits,
-        pooled=_stack(language_model, pooled)[:, :, 0],
-        header_states=_stack(language_model, header_states)[:, :, 0],
-    )
+def _pass(
+    language_model: LanguageModel,
+    cache: Cache,
+    ids: Int[Tensor, "batch time"],
+    weights: Float[Tensor, "batch sum time"],
+    *,
+    mask: Int[Tensor, "batch all_time"] | None,
+) -> tuple[Float[Tensor, "batch vocab"], Float[Tensor, "batch layer sum hidden"]]:
+    """One pass that extends the cache: last logits, and the weighted sums of the states."""
+    seen = None if mask is None else mask[:, : cache.get_seq_length() + ids.shape[1]]
+    with _states(language_model, weights) as states:
+        logits = forward(language_model, ids, cache=cache, attention_mask=seen)
+    layers = [states[layer] for layer in language_model.state_layers]
+    return logits, torch.stack(layers, dim=1)
 
 
 def _mean(mask: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
-    """Weights that average over the tokens of a mask."""
-    return mask / mask.sum(dim=1, keepdim=True)
+    """Weights that average over the tokens of a mask; all 0 for a row without any."""
+    return mask / mask.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def _last(mask: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
@@ -202,10 +228,6 @@ def _last(mask: Int[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
     weights = torch.zeros(mask.shape, device=mask.device)
     weights[:, -1] = 1.0
     return weights
-
-
-def _is_padded(prompts: Sequence[EncodedPrompt]) -> bool:
-    return len({prompt.length for prompt in prompts}) > 1
 
 
 def _forward_header(
@@ -266,9 +288,3 @@ def _keep(
 ) -> None:
     states = output[0] if isinstance(output, tuple) else output
     collected[layer] = torch.bmm(weights, states.float())
-
-
-def _stack(
-    language_model: LanguageModel, states: Mapping[int, Float[Tensor, "batch sum hidden"]]
-) -> Float[Tensor, "batch layer sum hidden"]:
-    return torch.stack([states[layer] for layer in language_model.state_layers], dim=1)

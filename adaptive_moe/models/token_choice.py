@@ -66,7 +66,6 @@ _UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
     "assistant_ensemble_weight": (),
     "speculation_type": (),
 }
-_INSTEAD = {"num_return_sequences": "name the prompt several times in the list instead"}
 # In the order of transformers' generate: (setting, value that leaves it off, what builds it).
 # Factories get the value, the end ids, the width of the prompt, and the device.
 _Factory = Callable[[Any, list[int], int, Any], processors.LogitsProcessor]
@@ -113,26 +112,36 @@ _SAMPLING_PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
 
 
 def check_supported(settings: Mapping[str, object]) -> None:
-    """Refuse what one answer per prompt, decoded token by token on a growing cache, leaves undone.
+    """Refuse what decoding one answer token by token on a growing cache would leave undone.
 
     Raises ConfigurationError naming the first such setting; None is off.
     """
     for name, off in _UNSUPPORTED.items():
         value = settings.get(name)
         if value is not None and value not in off:
-            instead = _INSTEAD.get(name, "leave it out")
             raise ConfigurationError(
-                f"generation setting {name}={value!r} is not supported: every prompt gets one "
-                f"answer, decoded token by token, greedily or by sampling; {instead}"
+                f"generation setting {name}={value!r} is not supported: answers are decoded token "
+                "by token, greedily or by sampling; leave it out"
             )
+
+
+def numbered(prompts: Sequence[EncodedPrompt]) -> list[int]:
+    """For each prompt, how often it stood before in the batch."""
+    seen: Counter[EncodedPrompt] = Counter()
+    numbers = []
+    for prompt in prompts:
+        numbers.append(seen[prompt])
+        seen[prompt] += 1
+    return numbers
 
 
 class TokenChooser:
     """Greedy choice or sampling for one batch, as its GenerationConfig asks.
 
     A setting left None is off. A row draws from a generator of its own, seeded by `seed`, its
-    prompt and how often that prompt stood before it in the batch, so a row samples the same alone
-    and in any batch. Raises ConfigurationError for settings that this loop cannot honour.
+    prompt and its number among equal prompts (`occurrences`, by default counted in the batch), so
+    it samples the same alone and in any batch. Raises ConfigurationError for settings that this
+    loop cannot honour.
     """
 
     def __init__(
@@ -144,6 +153,7 @@ class TokenChooser:
         eos_ids: frozenset[int],
         max_new_tokens: int,
         seed: int | None,
+        occurrences: Sequence[int] | None = None,
     ) -> None:
         check_supported({name: getattr(generation, name, None) for name in _UNSUPPORTED})
         device = language_model.device
@@ -159,7 +169,9 @@ class TokenChooser:
             self._history = _history(prompts, width, language_model.vocab_size).to(device)
         self._uniforms: Tensor | None = None
         if generation.do_sample:
-            self._uniforms = _uniforms(prompts, max_new_tokens, seed).to(**_draw_kind(device))
+            self._uniforms = _uniforms(
+                prompts, max_new_tokens, seed, occurrences or numbered(prompts)
+            ).to(**_draw_kind(device))
         self._step = 0
 
     @property
@@ -207,15 +219,13 @@ def _history(
 
 
 def _uniforms(
-    prompts: Sequence[EncodedPrompt], steps: int, seed: int | None
+    prompts: Sequence[EncodedPrompt], steps: int, seed: int | None, occurrences: Sequence[int]
 ) -> Float64[Tensor, "batch step"]:
     seed = secrets.randbits(63) if seed is None else seed
-    earlier: Counter[tuple[int, ...]] = Counter()
     rows = []
-    for prompt in prompts:
+    for prompt, occurrence in zip(prompts, occurrences, strict=True):
         ids = (*prompt.prompt_ids, *prompt.header_ids)
-        generator = torch.Generator().manual_seed(_row_seed(seed, ids, earlier[ids]))
-        earlier[ids] += 1
+        generator = torch.Generator().manual_seed(_row_seed(seed, ids, occurrence))
         rows.append(torch.rand(steps, generator=generator, dtype=torch.float64))
     return torch.stack(rows)
 

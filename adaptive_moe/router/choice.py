@@ -65,7 +65,8 @@ class RouteDecision:
     low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
     among the base's reference samples, which is low confidence above `threshold`. `domain` is the
     label of the nearest domain that contains the prompt; a low-confidence prompt near its edge
-    has none. `reasons` are sentences for people.
+    has none. `reasons` are sentences for people. `runner_up` is the expert that came closest to
+    answering and does not, None where no other's domain fits.
     """
 
     kind: Literal["base", "experts"]
@@ -78,6 +79,7 @@ class RouteDecision:
     reasons: tuple[str, ...]
     forced: bool
     expected: tuple[float, ...] = ()
+    runner_up: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ def choose(
     where = _place_reason(match, labels)
     best = fitting[0] if fitting else None
     if best is None or best.expected <= _chance_of_base(standing, best):
-        return _base_decision(standing, domain, (standing.reason, where, _refusal(best, standing)))
+        said = (standing.reason, where, _refusal(best, standing))
+        return _base_decision(standing, domain, said, runner_up=best)
     chosen = _mixture(fitting, max_experts)
     total = sum(candidate.expected for candidate in chosen)
     experts = tuple((item.arm.name, item.arm.version, item.expected / total) for item in chosen)
@@ -147,6 +150,7 @@ def choose(
         reasons=reasons,
         forced=False,
         expected=tuple(item.expected for item in chosen),
+        runner_up=next((item.arm.name for item in fitting if item not in chosen), None),
     )
 
 
@@ -256,7 +260,11 @@ def _chance_of_base(standing: BaseStanding, rival: Candidate) -> float:
 
 
 def _base_decision(
-    standing: BaseStanding, domain: str | None, reasons: tuple[str, ...]
+    standing: BaseStanding,
+    domain: str | None,
+    reasons: tuple[str, ...],
+    *,
+    runner_up: Candidate | None,
 ) -> RouteDecision:
     return RouteDecision(
         kind="base",
@@ -268,6 +276,7 @@ def _base_decision(
         domain=domain,
         reasons=reasons,
         forced=False,
+        runner_up=None if runner_up is None else runner_up.arm.name,
     )
 
 

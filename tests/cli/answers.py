@@ -54,6 +54,6 @@ def answer(
         confidence=Confidence(0.5, p_correct, True, {"mean_entropy": 0.25}, {}),
         attribution=attribution if experts else None,
         gap=GapReference(3, "SUSPECTED", label) if low else None,
-        usage=Usage(5, 2, 4, {"prefill": 0.01, "decode": 0.02}),
+        usage=Usage(5, 0, 2, 4, {"prefill": 0.01, "decode": 0.02}),
         finish_reason="stop",
     )

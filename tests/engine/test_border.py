@@ -75,7 +75,8 @@ def test_an_unknown_word_for_the_base_is_named(word, value):
         {"early_stopping": "never"},
         {"temperature": "hot", "do_sample": True},
         {"num_return_sequences": 3},
-        {"num_return_sequences": 3, "do_sample": True},
+        {"num_return_sequences": 0, "do_sample": True},
+        {"num_beams": 4},
         {"cache_implementation": "static"},
         {"use_cache": False},
         {"output_scores": True},
@@ -86,6 +87,21 @@ def test_an_unknown_word_for_the_base_is_named(word, value):
 def test_a_generation_setting_that_cannot_be_followed_is_named(moe, settings):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         moe.generate(QUESTION, **settings)
+
+
+def test_several_answers_to_a_prompt_are_those_to_a_list_of_it(moe):
+    sampling = {"do_sample": True, "temperature": 2.0, "seed": 3, "max_new_tokens": 6}
+    found = moe.generate(QUESTION, num_return_sequences=3, **sampling)
+    listed = moe.generate([QUESTION] * 3, **sampling)
+    assert [answer.text for answer in found] == [answer.text for answer in listed]
+    assert len({answer.text for answer in found}) > 1
+    together = moe.generate(["hello", QUESTION], num_return_sequences=3, **sampling)
+    assert [answer.text for answer in together[3:]] == [answer.text for answer in found]
+
+
+def test_a_stream_tells_one_answer(moe):
+    with pytest.raises(ConfigurationError, match="one answer"):
+        next(moe.stream(QUESTION, num_return_sequences=2, do_sample=True))
 
 
 def test_a_seed_is_a_number_from_zero(moe):

@@ -91,7 +91,7 @@ def test_experts_in_use_stay() -> None:
     shelf = Shelf(slots=2)
     with shelf.cache.hold(["e1", "e2"]):
         with pytest.raises(BankFullError, match="in use or pinned"):
-            shelf.cache.prefetch("e3")
+            shelf.use("e3")
         assert shelf.on_device() == {"e1", "e2"}
     shelf.use("e3")
     assert "e3" in shelf.on_device()
@@ -159,12 +159,43 @@ def test_holding_the_same_expert_twice_takes_one_place() -> None:
         assert figures(shelf) == (0, 1, 0, 1)
 
 
-def test_prefetching_inside_an_answer_is_possible() -> None:
-    shelf = Shelf(slots=2)
+def test_what_was_prefetched_comes_without_the_disk() -> None:
+    shelf = Shelf(slots=1, in_ram=2)
     with shelf.cache.hold(["e1"]), shelf.bank.activate([(("e1", 1.0),)]):
         shelf.cache.prefetch("e2")
+        shelf.cache.prefetch("e2")
+    assert shelf.read == ["e1", "e2"]
+    assert shelf.on_device() == {"e1"}
     shelf.use("e2")
-    assert figures(shelf) == (1, 2, 0, 2)
+    assert shelf.read == ["e1", "e2"]
+    assert shelf.cache.statistics().prefetched == 1
+
+
+def test_what_ram_has_no_room_for_is_not_prefetched() -> None:
+    shelf = Shelf(slots=2)
+    shelf.cache.prefetch("e1")
+    assert shelf.cache.statistics().prefetched == 0
+    assert shelf.cache.statistics().host_bytes == 0
+
+
+def test_prefetching_waits_for_no_one_and_nobody_for_it() -> None:
+    """Another thread uses the tiers while an expert is being read ahead."""
+    shelf = Shelf(slots=2, in_ram=4)
+    shelf.use("e1")
+    reading, used = threading.Event(), threading.Event()
+
+    def wait_for_the_other() -> None:
+        reading.set()
+        assert used.wait(30)
+
+    shelf.before_reading = wait_for_the_other
+    thread = threading.Thread(target=shelf.cache.prefetch, args=("e2",))
+    thread.start()
+    assert reading.wait(30)
+    shelf.use("e1")
+    used.set()
+    thread.join()
+    assert shelf.cache.statistics().prefetched == 1
 
 
 def test_threads_get_the_answers_they_would_get_alone() -> None:

@@ -38,21 +38,21 @@ def test_weights_too_small_to_add_up_still_make_gates() -> None:
 
 @pytest.mark.parametrize("rule", RULE_NAMES)
 def test_gates_sum_to_one(rule: str) -> None:
-    mixture = RULES[rule]([("a", 0.31), ("b", 0.27), ("c", 0.9)])
+    mixture = RULES[rule].gates([("a", 0.31), ("b", 0.27), ("c", 0.9)])
     assert sum(gate for _, gate in mixture) == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("rule", RULE_NAMES)
 def test_without_a_positive_weight_the_base_answers(rule: str) -> None:
-    assert RULES[rule]([]) == ()
-    assert RULES[rule]([("a", 0.0), ("b", 0.0)]) == ()
+    assert RULES[rule].gates([]) == ()
+    assert RULES[rule].gates([("a", 0.0), ("b", 0.0)]) == ()
 
 
 @pytest.mark.parametrize("rule", RULE_NAMES)
 @pytest.mark.parametrize("weight", [-0.1, float("nan"), float("inf")])
 def test_impossible_weights_are_refused(rule: str, weight: float) -> None:
     with pytest.raises(ConfigurationError, match="'b'"):
-        RULES[rule]([("a", 0.5), ("b", weight)])
+        RULES[rule].gates([("a", 0.5), ("b", weight)])
 
 
 def test_an_expert_given_twice_is_refused() -> None:

@@ -206,6 +206,21 @@ def test_arms_may_change_between_prompts(trained: Router) -> None:
     assert trained.decide(prompt, [expert]).kind == "experts"
 
 
+def test_the_second_choice_is_the_expert_that_came_closest_and_does_not_answer(
+    trained: Router,
+) -> None:
+    prompt = make_evidence(centre("g"), 3.0)
+    better, worse = (
+        arm(trained, "g", name=name, rate=rate) for name, rate in (("b", 0.9), ("w", 0.6))
+    )
+    answered = trained.decide(prompt, [worse, better])
+    assert ([name for name, _, _ in answered.experts], answered.runner_up) == (["b"], "w")
+    refused = trained.decide(prompt, [replace(better, successes=0)])
+    assert (refused.kind, refused.runner_up) == ("base", "b")
+    assert trained.decide(prompt, [better]).runner_up is None
+    assert trained.decide(make_evidence(centre("a"), 0.1), [better]).runner_up is None
+
+
 def test_an_expert_of_another_whitening_is_left_out(trained: Router, untrained: Router) -> None:
     prompt = make_evidence(centre("g"), 3.0)
     assert trained.decide(prompt, [arm(untrained, "g")]).kind == "base"

@@ -1,0 +1,82 @@
+"""By every mixing rule experts answer together, in any batch, and their shares add up."""
+
+import numpy as np
+import pytest
+import torch
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.config.loading import load_settings
+from adaptive_moe.experts.adapter_files import write_adapter
+from adaptive_moe.experts.weights import LoraPair
+from adaptive_moe.integration.mixing import RULES
+
+QUESTIONS = ["hello", "What is the capital of France?", "What is the opposite of hot?"]
+
+
+def add_expert(moe, name, folder, seed):
+    """An active answer-activated expert of rank 4, drawn at random."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        layer.name: LoraPair(
+            torch.randn(4, layer.in_features, generator=generator) * 0.05,
+            torch.randn(4, layer.out_features, generator=generator) * 0.05,
+        )
+        for layer in moe.language_model.layers
+    }
+    folder.mkdir()
+    write_adapter(
+        folder,
+        weights,
+        scaling=dict.fromkeys(weights, 1.0),
+        header_ids=moe.language_model.header_ids,
+        base_name="pocket",
+    )
+    moe.store.activate(moe.import_expert(name, folder, force=True).expert_id)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("mixing")
+    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
+        for seed, name in enumerate(("one", "two")):
+            add_expert(moe, name, folder / name, seed)
+    return folder / "store"
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_answers_are_the_same_alone_and_in_a_batch_and_add_up(store, rule):
+    settings = load_settings(overrides=[f"store={store}", f"router.mixing={rule}"])
+    asked = {"experts": ["one", "two"], "max_new_tokens": 6}
+    with AdaptiveMoE.from_settings(settings) as moe:
+        together = moe.generate(QUESTIONS, **asked)
+        for question, answer in zip(QUESTIONS, together, strict=True):
+            alone = moe.generate(question, **asked)
+            assert alone.text == answer.text
+            recorded = answer.confidence.token_scores["log_probability"]
+            explained = answer.attribution
+            count = len(explained.shares)
+            np.testing.assert_allclose(
+                explained.routed_log_probability, recorded[:count], atol=1e-4
+            )
+            added = explained.base_log_probability + explained.shares.sum(axis=1)
+            np.testing.assert_allclose(added, recorded[:count], atol=1e-4)
+            assert (explained.responsibilities is not None) == (rule == "logits")
+
+
+def test_one_expert_is_itself_by_any_rule(store):
+    answers = {}
+    for rule in RULES:
+        settings = load_settings(overrides=[f"store={store}", f"router.mixing={rule}"])
+        with AdaptiveMoE.from_settings(settings) as moe:
+            answers[rule] = moe.generate(QUESTIONS, experts=["one"], max_new_tokens=6)
+    texts = {tuple(answer.text for answer in found) for found in answers.values()}
+    assert len(texts) == 1
+
+
+def test_a_mixture_of_distributions_tells_each_experts_part_in_every_token(store):
+    settings = load_settings(overrides=[f"store={store}", "router.mixing=logits"])
+    with AdaptiveMoE.from_settings(settings) as moe:
+        answer = moe.generate(QUESTIONS[0], experts=["one", "two"], max_new_tokens=6)
+    parts = answer.attribution.responsibilities
+    np.testing.assert_allclose(parts.sum(axis=1), 1.0, atol=1e-6)
+    assert answer.to_dict()["attribution"]["responsibilities"][0] == pytest.approx(list(parts[0]))
