@@ -88,7 +88,8 @@ class Chooser:
         notes = tuple(f"expert {name} is corrupt and was quarantined" for name in broken)
         if forced is None or forced == "auto":
             arms = self._shelf.arms() if request.arms is None else request.arms
-            arms = tuple(arm for arm in arms if arm.name not in broken)
+            if broken:
+                arms = tuple(arm for arm in arms if arm.name not in broken)
             decision = self.router.decide(evidence, arms, forced=forced)
             return replace(decision, reasons=(*notes, *decision.reasons))
         decision = self.router.decide(evidence, (), forced=None)

@@ -131,6 +131,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
         self._refused: set[str] = set()
+        self._known_arms: tuple[str | None, tuple[ExpertArm, ...]] = (None, ())
         self._when_gone: Callable[[str], None] = lambda _: None
         self.whitening = whitening
 
@@ -195,9 +196,16 @@ class ExpertShelf(Mapping[str, Expert]):
         return self._store.by_id(expert_id).manifest.activation
 
     def arms(self) -> tuple[ExpertArm, ...]:
-        """The experts that automatic routing may choose, with their domains and success."""
+        """The experts that automatic routing may choose, with their domains and success.
+
+        The same tuple as long as nothing changes, so that whoever indexed it need not compare.
+        """
         self._refresh()
-        return self._arms(self._experts.values())
+        digest, arms = self._known_arms
+        if digest != self.whitening.digest:
+            arms = self._arms(self._experts.values())
+            self._known_arms = (self.whitening.digest, arms)
+        return arms
 
     def taught(self, *, besides: str) -> tuple[str, ...]:
         """What the active experts were asked in training, but for one; evenly from each."""
@@ -247,7 +255,7 @@ class ExpertShelf(Mapping[str, Expert]):
         stamp = self._store.change_stamp()
         if stamp == self._stamp:
             return
-        self._stamp = stamp
+        self._stamp, self._known_arms = stamp, (None, ())
         before = {expert.expert_id for expert in self._experts.values()}
         self._experts = {
             record.name: Expert.of(record)

@@ -27,6 +27,8 @@ class ArmIndex:
 
     def holds(self, arms: Sequence[ExpertArm]) -> bool:
         """Whether it was built for exactly these arms, records of success included."""
+        if self.arms is arms:
+            return True
         return len(self.arms) == len(arms) and all(
             old is new or _is_same(old, new) for old, new in zip(self.arms, arms, strict=True)
         )

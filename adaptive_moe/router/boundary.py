@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -62,6 +62,11 @@ class Boundary:
     gamma: float
     slope: float
     intercept: float
+    squared_norms: Float[np.ndarray, " support"] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        squares = np.einsum("sa,sa->s", self.supports, self.supports)
+        object.__setattr__(self, "squared_norms", squares)
 
     def membership(
         self, state: Float[np.ndarray, " state"], columns: Int[np.ndarray, " column"]
@@ -75,7 +80,7 @@ class Boundary:
                 f"state vectors have {state.size} values, this expert expects {self.mean.size}"
             )
         place = (state.astype(np.float32) - self.mean) @ self.projection
-        away = ((self.supports - place) ** 2).sum(axis=1)
+        away = self.squared_norms - 2 * (self.supports @ place) + place @ place
         margin = float(self.weights @ np.exp(-self.gamma * away)) + self.bias
         words = float(self.word_weights[columns].sum()) * unit(columns)
         value = self.slope * margin + words + self.intercept
