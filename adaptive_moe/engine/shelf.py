@@ -127,6 +127,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._states = states
         self._stamp: object = None
         self._experts: dict[str, Expert] = {}
+        self._by_id: dict[str, Expert] = {}
         self._trials: dict[str, Trial] = {}
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
@@ -190,9 +191,10 @@ class ExpertShelf(Mapping[str, Expert]):
 
     def activation(self, expert_id: str) -> Activation:
         """Where an expert begins to act: "answer" or "prompt"."""
-        for trial in self._trials.values():
-            if trial.expert.expert_id == expert_id:
-                return trial.expert.activation
+        on_trial = {trial.expert.expert_id: trial.expert for trial in self._trials.values()}
+        expert = on_trial.get(expert_id) or self._by_id.get(expert_id)
+        if expert is not None:
+            return expert.activation
         return self._store.by_id(expert_id).manifest.activation
 
     def arms(self) -> tuple[ExpertArm, ...]:
@@ -256,13 +258,14 @@ class ExpertShelf(Mapping[str, Expert]):
         if stamp == self._stamp:
             return
         self._stamp, self._known_arms = stamp, (None, ())
-        before = {expert.expert_id for expert in self._experts.values()}
+        before = set(self._by_id)
         self._experts = {
             record.name: Expert.of(record)
             for record in self._store.active()
             if record.manifest.base_id == self._base_id and record.expert_id not in self._refused
         }
-        for expert_id in before - {expert.expert_id for expert in self._experts.values()}:
+        self._by_id = {expert.expert_id: expert for expert in self._experts.values()}
+        for expert_id in before - set(self._by_id):
             self._forget(expert_id)
 
     def _rows(self, expert: Expert) -> list[TrainingRow]:
