@@ -67,7 +67,7 @@ class _Position:
     occurrence: int
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Row:
     """One prompt on its way to an answer; `completion` and `seconds` are filled in as it goes."""
 
@@ -109,6 +109,11 @@ class Answerer:
         """Who decides."""
         return self._chooser.router
 
+    @property
+    def conversation_bytes(self) -> int:
+        """Bytes of key-values that are kept for the next turns of conversations."""
+        return self._reader.held_bytes
+
     def close(self) -> None:
         """Stop what runs beside answers, and forget the conversations."""
         self._chooser.close()
@@ -125,8 +130,8 @@ class Answerer:
         """The events of every prompt, tagged with its position; the last one is `Answered`.
 
         A single prompt's events come as they happen, from the first token on; those of a batch
-        when it is done. When memory runs out, idle experts are evicted and then the batch is
-        halved, unless something was told already. Raises PromptError before anything is computed,
+        when it is done. When memory runs out, conversations are forgotten, idle experts evicted and
+        then the batch is halved, unless something was told already. Raises PromptError before anything is computed,
         UnknownExpertError for a forced name, and InsufficientMemoryError.
         """
         budget = request.generation.max_new_tokens or 0

@@ -58,6 +58,11 @@ class PromptReader:
         """Keep a cache of one row, filled by the base alone, for prompts that go on from there."""
         self._memory.keep(ids[: cache.get_seq_length()], cache)
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of the key-values that are kept for prompts to come."""
+        return self._memory.used_bytes
+
     def forget(self) -> bool:
         """Give back the memory; whether there was anything in it."""
         return self._memory.clear()

@@ -374,12 +374,13 @@ class AdaptiveMoE(Closable):
         return self._cache.statistics()
 
     def memory(self) -> dict[str, int]:
-        """Bytes: of the base, of the bank (allocated and used), of this process at its peak."""
+        """Bytes: of the base, the bank, kept conversations, and of this process at its peak."""
         device = device_memory(self.language_model.device)
         figures = {
             "base_bytes": resident_bytes(self.language_model.model),
             "bank_allocated_bytes": self._bank.allocated_bytes,
             "bank_used_bytes": self._bank.used_bytes,
+            "conversation_bytes": self._answerer.conversation_bytes,
             "peak_rss_bytes": peak_rss_bytes(),
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
