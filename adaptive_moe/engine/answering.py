@@ -131,8 +131,8 @@ class Answerer:
 
         A single prompt's events come as they happen, from the first token on; those of a batch
         when it is done. When memory runs out, conversations are forgotten, idle experts evicted and
-        then the batch is halved, unless something was told already. Raises PromptError before anything is computed,
-        UnknownExpertError for a forced name, and InsufficientMemoryError.
+        then the batch is halved, unless something was told already. Raises PromptError before
+        anything is computed, UnknownExpertError for a forced name, and InsufficientMemoryError.
         """
         budget = request.generation.max_new_tokens or 0
         encoded = [self.language_model.encode(each, max_new_tokens=budget) for each in prompts]
