@@ -115,6 +115,49 @@ def import_expert(
     return 0
 
 
+@command(app, "merge", "base", "store")
+def merge(
+    terminal: Terminal,
+    name: Annotated[str, typer.Argument(metavar="NEW", help="What to call the new expert.")],
+    experts: Annotated[list[str], typer.Argument(metavar="NAME...", help="Two or more experts.")],
+    method: Annotated[
+        Literal["cat", "svd", "ties", "dare_ties", "dare_linear"],
+        typer.Option("--method", help="cat: the exact sum; svd: the same at a smaller rank."),
+    ] = "cat",
+    weights: Annotated[
+        list[float] | None,
+        typer.Option("--weight", metavar="W", help="One for each expert; absent: equal parts."),
+    ] = None,
+    rank: Annotated[
+        int | None, typer.Option("--rank", help="Of the new expert; absent: the largest of theirs.")
+    ] = None,
+    density: Annotated[
+        float, typer.Option("--density", help="Share of entries kept by ties and dare.")
+    ] = 0.5,
+    seed: Annotated[int, typer.Option("--seed", help="Of what dare drops.")] = 0,
+) -> int:
+    """Make one expert of several, quarantined.
+
+    It serves after `experts activate`, to those who name it.
+    """
+    from adaptive_moe.cli.engine import open_engine
+    from adaptive_moe.engine.merging import MergeOrder
+
+    parts = tuple(weights) if weights else None
+    order = MergeOrder(name, tuple(experts), parts, method, rank, density, seed)
+    with open_engine(terminal) as moe:
+        record = moe.merge_experts(order)
+    merged = record.manifest.training["merged"]
+    assert isinstance(merged, dict)
+    told = (
+        f"{record.name} v{record.version} is merged of {', '.join(experts)} and in {record.status} "
+        f"(relative error {merged['relative_error']:.2g}); try it, then let it serve: "
+        f"adaptive-moe experts activate {record.name} --version {record.version}"
+    )
+    terminal.finish(record_values(record) | {"merged": merged}, told)
+    return 0
+
+
 @command(app, "activate", "store")
 def activate(terminal: Terminal, name: ExpertArgument, version: VersionOption = None) -> int:
     """Verify a version and let it serve.

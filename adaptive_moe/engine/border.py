@@ -1,6 +1,7 @@
 """Checks what a caller hands over, prompts and settings, before anything is computed."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -84,14 +85,18 @@ def checked_route(experts: object) -> Forced:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a caller says beside the settings of generation, as it comes."""
+
+    experts: object
+    attribution: bool
+    seed: int | None
+    stop: Callable[[], bool] | None = None
+
+
 def request_of(
-    overrides: Mapping[str, object],
-    defaults: GenerationSettings,
-    *,
-    experts: object,
-    attribution: bool,
-    seed: int | None,
-    stop: Callable[[], bool] | None = None,
+    overrides: Mapping[str, object], defaults: GenerationSettings, given: Given
 ) -> Request:
     """The settings of one call over the configured ones.
 
@@ -106,7 +111,7 @@ def request_of(
         )
     check_supported({**overrides, "num_return_sequences": None})
     try:
-        asked = _Overrides.model_validate({**overrides, "seed": seed}).model_dump(
+        asked = _Overrides.model_validate({**overrides, "seed": given.seed}).model_dump(
             exclude_unset=True
         )
     except ValidationError as error:
@@ -120,10 +125,10 @@ def request_of(
         )
     return Request(
         generation=config,
-        experts=checked_route(experts),
-        attribution=attribution,
+        experts=checked_route(given.experts),
+        attribution=given.attribution,
         seed=defaults.seed if chosen is None else int(chosen),
-        stop=stop,
+        stop=given.stop,
         samples=samples,
     )
 

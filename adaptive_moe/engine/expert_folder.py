@@ -15,11 +15,13 @@ from adaptive_moe.engine.shelf import (
     HELD_OUT_BASE,
     HELD_OUT_RIGHT,
     HELD_OUT_TRIALS,
+    Expert,
     Trial,
 )
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.experts.adapter_files import ImportedAdapter, write_adapter
 from adaptive_moe.experts.manifest import Manifest
+from adaptive_moe.experts.merging import Merged
 from adaptive_moe.integration.sources import TrainingRow, write_rows
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
@@ -33,6 +35,7 @@ from adaptive_moe.training.trainer import TrainingResult
 
 _DOMAIN_PROMPTS = 1024  # training prompts that place an expert's domain
 _WORDINGS_KEPT = 6  # of one fact
+_LONGEST_LABEL = 500  # characters, as the manifest has it
 _KEPT_ROWS = 4096  # training rows that answers can be traced to
 
 
@@ -108,6 +111,40 @@ def write_imported(
         modules=modules,
         versions=_versions(),
         label=f"{name}: imported",
+    )
+
+
+def write_merged(
+    folder: Path,
+    name: str,
+    experts: Sequence[Expert],
+    merged: Merged,
+    *,
+    language_model: LanguageModel,
+    how: dict[str, JsonValue],
+) -> Manifest:
+    """Experts put together, in our own files; without a domain it is used by name only."""
+    is_answer = experts[0].activation == "answer"
+    modules = write_adapter(
+        folder,
+        merged.weights,
+        scaling=dict.fromkeys(merged.weights, 1.0),
+        header_ids=language_model.header_ids if is_answer else None,
+        base_name=language_model.name,
+    )
+    parents: list[JsonValue] = [
+        {"name": each.name, "version": each.version, "expert_id": each.expert_id}
+        for each in experts
+    ]
+    return Manifest(
+        base_id=language_model.base_id,
+        numerics=language_model.numerics.to_dict(),
+        activation=experts[0].activation,
+        header_ids=language_model.header_ids if is_answer else (),
+        modules=modules,
+        training={"merged": {"experts": parents, **how, "relative_error": merged.error}},
+        versions=_versions(),
+        label=f"{name}: merged of {', '.join(each.name for each in experts)}"[:_LONGEST_LABEL],
     )
 
 

@@ -10,12 +10,13 @@ import platformdirs
 from adaptive_moe.config.loading import amend
 from adaptive_moe.config.settings import Settings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer
-from adaptive_moe.engine.border import as_batch, checked_prompt, request_of
+from adaptive_moe.engine.border import Given, as_batch, checked_prompt, request_of
 from adaptive_moe.engine.closing import Closable
 from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
+from adaptive_moe.engine.merging import MergeOrder, merge_experts
 from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.orders import (
     Listener,
@@ -209,13 +210,8 @@ class AdaptiveMoE(Closable):
         Raises PromptError, ConfigurationError or ExpertError before anything is decoded.
         """
         prompts, is_single = as_batch(prompt)
-        request = request_of(
-            generation,
-            self.settings.generation,
-            experts=experts,
-            attribution=attribution,
-            seed=seed,
-        )
+        given = Given(experts, attribution, seed)
+        request = request_of(generation, self.settings.generation, given)
         prompts = [each for each in prompts for _ in range(request.samples)]
         found = {
             row: event
@@ -241,14 +237,8 @@ class AdaptiveMoE(Closable):
         Among them are those of a training in the background, as far as nobody took them yet.
         When `stop` begins to return true, decoding ends and the partial answer is finished.
         """
-        request = request_of(
-            generation,
-            self.settings.generation,
-            experts=experts,
-            attribution=attribution,
-            seed=seed,
-            stop=stop,
-        )
+        given = Given(experts, attribution, seed, stop)
+        request = request_of(generation, self.settings.generation, given)
         if request.samples > 1:
             raise ConfigurationError("a stream tells one answer; leave num_return_sequences out")
         for _, event in self._answerer.answer([checked_prompt(prompt)], request):
@@ -352,6 +342,15 @@ class AdaptiveMoE(Closable):
         source = str(getattr(base.model, "name_or_path", ""))
         check_base(Path(path), Base(base.base_id, base.name, source), force=force)
         return self._grower.import_adapter(name, Path(path))
+
+    def merge_experts(self, order: MergeOrder) -> ExpertRecord:
+        """Make a new expert of active ones; it stays in quarantine until `store.activate`.
+
+        Raises ConfigurationError for what cannot be merged as ordered.
+        """
+        return merge_experts(
+            order, store=self.store, shelf=self._shelf, language_model=self.language_model
+        )
 
     def export_expert(
         self,

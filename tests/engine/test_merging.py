@@ -1,0 +1,151 @@
+"""A merged expert waits in quarantine, then answers by its name as its parents do together."""
+
+import json
+
+import pytest
+import torch
+from peft import PeftModel
+
+from adaptive_moe import AdaptiveMoE
+from adaptive_moe.engine.merging import MergeOrder
+from adaptive_moe.errors import AdaptiveMoEError, CorruptExpertError, UnknownExpertError
+from adaptive_moe.experts.adapter_files import write_adapter
+from adaptive_moe.experts.weights import LoraPair
+from adaptive_moe.models.loading import load_language_model
+from tests.cli.running import run
+
+QUESTION = "What is the capital of France?"
+
+
+def add_expert(moe, name, folder, seed, *, header=True):
+    """An active expert of rank 3, drawn at random, in every other layer."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {
+        layer.name: LoraPair(
+            torch.randn(3, layer.in_features, generator=generator) * 0.05,
+            torch.randn(3, layer.out_features, generator=generator) * 0.05,
+        )
+        for layer in moe.language_model.layers[seed % 2 :: 2]
+    }
+    folder.mkdir()
+    write_adapter(
+        folder,
+        weights,
+        scaling=dict.fromkeys(weights, 1.0),
+        header_ids=moe.language_model.header_ids if header else None,
+        base_name="pocket",
+    )
+    moe.store.activate(moe.import_expert(name, folder, force=True).expert_id)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("merging")
+    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
+        for seed, name in enumerate(("one", "two", "three")):
+            add_expert(moe, name, folder / name, seed)
+        add_expert(moe, "whole", folder / "whole", 5, header=False)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def moe(folder):
+    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as runtime:
+        yield runtime
+
+
+def test_it_answers_as_its_parents_together(moe):
+    record = moe.merge_experts(MergeOrder("both", ("one", "two")))
+    assert record.status == "quarantine"
+    assert "both" not in moe.experts
+    moe.store.activate(record.expert_id)
+    asked = {"max_new_tokens": 6, "eos_token_id": -1}
+    together = moe.generate(QUESTION, experts=["one", "two"], **asked)
+    merged = moe.generate(QUESTION, experts=["both"], **asked)
+    assert merged.text == together.text
+    assert merged.confidence.scores["msp"] == pytest.approx(
+        together.confidence.scores["msp"], abs=1e-3
+    )
+    told = record.manifest.training["merged"]
+    assert [each["name"] for each in told["experts"]] == ["one", "two"]
+    assert (told["method"], told["weights"], told["relative_error"]) == ("cat", [0.5, 0.5], 0.0)
+
+
+def test_the_same_order_gives_the_same_expert(moe):
+    order = MergeOrder("again", ("one", "two"), method="svd", rank=2)
+    first, second = moe.merge_experts(order), moe.merge_experts(order)
+    assert first.expert_id == second.expert_id
+    assert 0 < first.manifest.training["merged"]["relative_error"] < 1
+
+
+@pytest.mark.parametrize("form", ["peft", "vllm"])
+def test_plain_peft_reads_what_is_exported(moe, tmp_path, form):
+    order = MergeOrder(f"for-{form}", ("one", "three"), weights=(1.5, -0.5))
+    record = moe.merge_experts(order)
+    moe.store.activate(record.expert_id)
+    moe.export_expert(record.name, tmp_path / "out", format=form)
+    prompt = moe.language_model.encode(QUESTION)
+    ids = torch.tensor([[*prompt.prompt_ids, *prompt.header_ids]])
+    base = load_language_model("pocket").model
+    with torch.inference_mode():
+        theirs = PeftModel.from_pretrained(base, tmp_path / "out").eval()(ids).logits[:, -1]
+    answer = moe.generate(QUESTION, experts=[record.name], max_new_tokens=1)
+    recorded = answer.confidence.token_scores["log_probability"][0]
+    assert float(theirs.log_softmax(-1).max()) == pytest.approx(recorded, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("order", "reason"),
+    [
+        (MergeOrder("x", ("one",)), "at least two"),
+        (MergeOrder("x", ("one", "one")), "each once"),
+        (MergeOrder("x", ("one", "two"), weights=(1.0,)), "1 weights for 2 experts"),
+        (MergeOrder("x", ("one", "two"), weights=(1.0, float("nan"))), "finite"),
+        (MergeOrder("x", ("one", "two"), method="mean"), "method 'mean'"),
+        (MergeOrder("x", ("one", "two"), rank=4), "cat keeps every rank"),
+        (MergeOrder("x", ("one", "two"), method="svd", rank=0), "rank 0"),
+        (MergeOrder("x", ("one", "two"), method="ties", density=0.0), "density"),
+        (MergeOrder("x", ("one", "whole")), "of one kind"),
+        (MergeOrder("base", ("one", "two")), "it is a route"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_merged_is_refused_and_leaves_nothing(moe, order, reason):
+    before = len(moe.store.list())
+    with pytest.raises(AdaptiveMoEError, match=reason):
+        moe.merge_experts(order)
+    assert len(moe.store.list()) == before
+
+
+def test_an_expert_that_is_not_there_is_named(moe):
+    with pytest.raises(UnknownExpertError, match="nobody"):
+        moe.merge_experts(MergeOrder("x", ("one", "nobody")))
+
+
+def test_a_damaged_parent_is_quarantined_and_nothing_is_written(tmp_path):
+    with AdaptiveMoE.from_pretrained("pocket", store=tmp_path / "store") as moe:
+        for seed, name in enumerate(("one", "two")):
+            add_expert(moe, name, tmp_path / name, seed)
+        file = moe.experts["two"].folder / "adapter_model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-1] ^= 1
+        file.chmod(0o600)
+        file.write_bytes(content)
+        with pytest.raises(CorruptExpertError):
+            moe.merge_experts(MergeOrder("x", ("one", "two")))
+        assert set(moe.experts) == {"one"}
+        assert {record.name for record in moe.store.list()} == {"one", "two"}
+
+
+def test_the_command_merges_and_tells(folder):
+    words = ("experts", "merge", "sum", "one", "three", "--store", folder / "store", "--json")
+    done = run(*words, "--method", "svd", "--rank", "2", "--weight", "1", "--weight", "0.5")
+    assert done.exit_code == 0, done.stderr
+    told = json.loads(done.stdout)
+    assert (told["name"], told["status"]) == ("sum", "quarantine")
+    assert told["merged"]["weights"] == [1.0, 0.5]
+    shown = run("experts", "show", "sum", "--version", "1", "--store", folder / "store")
+    assert "merged" in shown.stdout
+    wrong = run("experts", "merge", "sum", "one", "--store", folder / "store")
+    assert wrong.exit_code == 2
+    assert "at least two" in wrong.stderr
