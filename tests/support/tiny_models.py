@@ -17,7 +17,8 @@ test may wrap, train or break it. `save_tiny(architecture, folder)` writes what
     def llama() -> LanguageModel:
         return tiny_language_model("llama")
 
-Hidden size 32, two layers (`layers=` for more), vocabulary 300, context 256, float32, seed fixed.
+Hidden size 32 (64 with `wide=True`, for kernels that want whole blocks), two layers (`layers=` for
+more), vocabulary 300, context 256, float32, seed fixed.
 """
 
 import copy
@@ -56,6 +57,7 @@ _SIZES: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
+_WIDE: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 128}
 _GATED: dict[str, Any] = {"intermediate_size": 48, "num_key_value_heads": 2}
 # What each architecture adds to the common sizes (its own spellings where it has them).
 _ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -78,10 +80,11 @@ ARCHITECTURES: tuple[str, ...] = tuple(_ARCHITECTURES)
 
 
 def tiny_model(
-    architecture: str, *, layers: int = 2, chat_template: bool = True
+    architecture: str, *, layers: int = 2, wide: bool = False, chat_template: bool = True
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A random model in eval mode and its tokenizer; `chat_template=False` leaves it without."""
-    return copy.deepcopy(_built(architecture, layers)), tiny_tokenizer(chat_template=chat_template)
+    model = copy.deepcopy(_built(architecture, layers, wide))
+    return model, tiny_tokenizer(chat_template=chat_template)
 
 
 def tiny_language_model(
@@ -134,8 +137,9 @@ def _tokenizer_json() -> str:
 
 
 @functools.cache
-def _built(architecture: str, layers: int) -> PreTrainedModel:
+def _built(architecture: str, layers: int, wide: bool) -> PreTrainedModel:
     sizes = {**_SIZES, "num_hidden_layers": layers, **_ARCHITECTURES[architecture]}
+    sizes |= _WIDE if wide else {}
     if architecture == "gpt_neo":
         sizes["attention_types"] = [[["global", "local"], layers // 2]]
         sizes["num_layers"] = sizes.pop("num_hidden_layers")
