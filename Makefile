@@ -45,8 +45,12 @@ golden: .venv/installed-development
 transcript: .venv/installed
 	$(BIN)/adaptive-moe demo --transcript docs/demo.md
 
+# Fill the Runtime table and write docs/performance.md from it (about 20 minutes on two idle cores).
+# BENCH_OPTIONS="--device cuda" measures on CUDA, with a model of 1.2 billion parameters too.
 bench: .venv/installed
-	$(BIN)/python benchmarks/runtime.py
+	mkdir -p build
+	$(BIN)/python benchmarks/runtime.py $(BENCH_OPTIONS) > build/bench.json
+	$(BIN)/python -m adaptive_moe.experiments.performance_page build/bench.json docs/performance.md
 
 # Rebuild the pocket model and its router from the facts (about an hour on two cores).
 pocket: .venv/installed

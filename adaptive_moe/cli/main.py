@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from adaptive_moe import __version__
-from adaptive_moe.cli import ask, chat, demo, doctor, experts, gaps, router, train
+from adaptive_moe.cli import ask, bench, chat, demo, doctor, experts, gaps, router, train
 from adaptive_moe.cli.command import prepare
 from adaptive_moe.cli.options import COMMON_DEFAULTS
 from adaptive_moe.cli.program import Program
@@ -60,7 +60,7 @@ def root(
         typer.echo(context.get_help())
 
 
-for _module in (ask, chat, train, demo, doctor):
+for _module in (ask, chat, train, demo, bench, doctor):
     _module.register(app)
 for _name, _group in (("experts", experts.app), ("gaps", gaps.app), ("router", router.app)):
     app.add_typer(_group, name=_name)

@@ -9,7 +9,7 @@ from adaptive_moe.experts.store import Store
 
 HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "datasets", "prompt_toolkit")
 COMMANDS = (
-    "ask", "chat", "train", "demo", "doctor", "experts", "experts list", "experts show",
+    "ask", "chat", "train", "demo", "bench", "doctor", "experts", "experts list", "experts show",
     "experts verify", "experts import", "experts activate", "experts export", "experts remove",
     "experts rollback", "gaps", "gaps list", "gaps show", "gaps fill", "gaps dismiss", "router",
     "router train", "router evaluate", "router threshold",
@@ -37,6 +37,7 @@ def run_all(*lines: str) -> subprocess.CompletedProcess[str]:
 def test_help_version_and_mistakes_import_nothing_heavy():
     helps = [f"{command} --help" for command in COMMANDS]
     mistakes = ["--nope", "nope", "ask", "ask x --nope", "train x --rank many", "experts nope"]
+    mistakes += ["bench nope", "bench generate --rounds none"]
     done = run_all("", "--help", "--version", "--show-config", *helps, *mistakes)
     assert "HEAVY []" in done.stderr
     left = [line for line in done.stderr.splitlines() if line.startswith("LEFT")]

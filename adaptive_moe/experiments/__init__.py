@@ -1,0 +1,1 @@
+"""Measurements of the whole: the figures that the project promises, beside what others reach."""

@@ -1,0 +1,239 @@
+"""Is an expert that acts from the generation header on as good as one that reads the prompt too?
+
+Trains both kinds on the same material, split, ranks, steps and seeds, chooses weights on the
+selection side, and scores them once on the held-out side.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.experiments import bases
+from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.pocket import pack_names, pack_path
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.material import read_material
+from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.splits import METRICS, Split, split_examples
+from adaptive_moe.training.steps import evaluate
+from adaptive_moe.training.synthesis import synthesise
+from adaptive_moe.training.trainer import train_lora
+
+Activation = Literal["answer", "prompt"]
+ACTIVATIONS: tuple[Activation, ...] = ("answer", "prompt")
+
+_BANK_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What one expert is trained on; `limit` is the greatest number of rows."""
+
+    name: str
+    paths: tuple[Path, ...]
+    limit: int | None = None
+
+    @classmethod
+    def parse(cls, word: str) -> "Material":
+        """PACK, PACK+PACK, NAME=PATH or NAME=PATH:ROWS."""
+        name, _, place = word.partition("=")
+        path, _, rows = place.partition(":")
+        paths = (Path(path),) if path else tuple(pack_path(pack) for pack in name.split("+"))
+        return cls(name, paths, int(rows) if rows else None)
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """Which trainings: every material with every rank and seed, for so many steps."""
+
+    materials: tuple[Material, ...]
+    ranks: tuple[int, ...] = (2, 8, 16, 32)
+    seeds: int = 3
+    steps: int = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One training and what it was worth on answers that neither taught nor chose it."""
+
+    set: str
+    rank: int
+    activation: Activation
+    seed: int
+    loss: float
+    exact: float
+    steps: int
+    seconds: float
+
+
+def default_materials() -> tuple[str, ...]:
+    """Two and two of the knowledge packs, each learned by one expert, and all four."""
+    return ("chemistry+http", "constellations+python", "+".join(pack_names()))
+
+
+def run(plan: Plan, tell: Tell) -> Findings:
+    """All materials on the plan's first model; quickly one, with one rank, one seed, 40 steps."""
+    materials = tuple(Material.parse(word) for word in default_materials())
+    if plan.quick:
+        return compare(Ablation(materials[:1], ranks=(8,), seeds=1, steps=40), plan, tell)
+    return compare(Ablation(materials), plan, tell)
+
+
+def compare(ablation: Ablation, plan: Plan, tell: Tell) -> Findings:
+    """Train everything that was asked for, on the plan's first model (the pocket one if none)."""
+    title = (*plan.models, POCKET)[0]
+    language_model = bases.load(title, plan.device)
+    splits = {each.name: _split(each) for each in ablation.materials}
+    trials = list(_trials(language_model, splits, ablation, tell))
+    rows = summary(trials, {name: METRICS[split.name] for name, split in splits.items()})
+    figures = tuple(_figure(row, title, ablation.seeds) for row in rows)
+    return Findings(
+        figures,
+        {
+            "model": title,
+            "steps": ablation.steps,
+            "sets": {name: _sizes(split) for name, split in splits.items()},
+            "trials": [asdict(trial) for trial in trials],
+            "summary": rows,
+        },
+    )
+
+
+def summary(trials: Sequence[Trial], metrics: dict[str, str]) -> list[dict[str, object]]:
+    """Per set and rank: both kinds' means over the seeds, and their paired difference.
+
+    `difference` is answer less prompt with its standard error over the seeds; `spread` the
+    standard deviation between seeds of whole-prompt training, the noise to compare with.
+    """
+    rows: list[dict[str, object]] = []
+    for name, rank in dict.fromkeys((trial.set, trial.rank) for trial in trials):
+        by_kind = {
+            kind: np.array(
+                [
+                    getattr(trial, metrics[name])
+                    for trial in sorted(trials, key=lambda trial: trial.seed)
+                    if (trial.set, trial.rank, trial.activation) == (name, rank, kind)
+                ]
+            )
+            for kind in ACTIVATIONS
+        }
+        gap = by_kind["answer"] - by_kind["prompt"]
+        several = len(gap) > 1
+        rows.append(
+            {
+                "set": name,
+                "metric": metrics[name],
+                "rank": rank,
+                "answer": float(by_kind["answer"].mean()),
+                "prompt": float(by_kind["prompt"].mean()),
+                "difference": float(gap.mean()),
+                "error": float(gap.std(ddof=1) / len(gap) ** 0.5) if several else None,
+                "spread": float(by_kind["prompt"].std(ddof=1)) if several else None,
+            }
+        )
+    return rows
+
+
+def _figure(row: dict[str, object], title: str, seeds: int) -> Figure:
+    difference = row["difference"]
+    assert isinstance(difference, float)
+    error = "" if row["error"] is None else f", standard error {row['error']:.3f}"
+    return Figure(
+        "activation",
+        f"{row['set']}, rank {row['rank']}, {row['metric']}",
+        title,
+        difference,
+        unit="answer less prompt",
+        rounds=seeds,
+        is_timed=False,
+        note=f"{row['answer']:.3f} less {row['prompt']:.3f}{error}",
+    )
+
+
+def _sizes(split: Split) -> dict[str, object]:
+    return {
+        "split": split.name,
+        "metric": METRICS[split.name],
+        "train": len(split.train),
+        "selection": split.selection_only,
+        "held_out": len(split.held_out),
+    }
+
+
+def _trials(
+    language_model: LanguageModel, splits: dict[str, Split], ablation: Ablation, tell: Tell
+) -> Iterator[Trial]:
+    bank = LoraBank(
+        language_model.model,
+        language_model.layers,
+        capacity_bytes=_BANK_BYTES,
+        dtype=language_model.dtype,
+    )
+    everything = list(product(range(ablation.seeds), splits, ablation.ranks, ACTIVATIONS))
+    for number, (seed, name, rank, activation) in enumerate(everything, start=1):
+        tell(f"training {number} of {len(everything)}: {name}, rank {rank}, {activation}")
+        settings = TrainingSettings(
+            rank=rank, activation=activation, max_steps=ablation.steps, seed=seed
+        )
+        yield _train(language_model, bank, name, splits[name], settings)
+
+
+def _train(
+    language_model: LanguageModel,
+    bank: LoraBank,
+    name: str,
+    split: Split,
+    settings: TrainingSettings,
+) -> Trial:
+    plan = plan_ranks(
+        language_model.layers,
+        strategy=settings.ranks,
+        reference_rank=settings.rank,
+        importance=None,
+        scaling=settings.scaling,
+        alpha=settings.alpha,
+        seed=settings.seed,
+    )
+    result = train_lora(
+        language_model,
+        bank,
+        plan,
+        split.train,
+        held_out=split.selection,
+        settings=settings,
+        seed=settings.seed,
+        metric=METRICS[split.name],
+    )
+    held_out = AnswerLoss(
+        language_model,
+        bank,
+        encode_examples(language_model, split.held_out).examples,
+        activation=settings.activation,
+        prompt_cache_bytes=0,
+    )
+    found = evaluate(bank, result.weights, held_out, settings)
+    return Trial(
+        name,
+        settings.rank,
+        settings.activation,
+        settings.seed,
+        loss=found.loss,
+        exact=found.exact,
+        steps=result.steps,
+        seconds=result.seconds,
+    )
+
+
+def _split(material: Material) -> Split:
+    """The same examples on the same sides for every trial."""
+    read = read_material(material.paths, limit=material.limit)
+    return split_examples(read, synthesise(read.passages, seed=0), TrainingSettings(), 0)

@@ -1,0 +1,126 @@
+"""The benchmarks by name, and how they are run: conditions set, others watched, figures judged.
+
+Nothing heavy is imported before one is run.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from adaptive_moe.errors import ConfigurationError
+from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.plan import Plan, Tell, under
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """What it measures, in one line, and the function that does."""
+
+    summary: str
+    run: Callable[[Plan, Tell], Findings]
+
+
+def _generate(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import generate
+
+    return generate.run(plan, tell)
+
+
+def _parity(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import parity
+
+    return parity.run(plan, tell)
+
+
+def _many_experts(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import many_experts
+
+    return many_experts.run(plan, tell)
+
+
+def _memory(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import memory
+
+    return memory.run(plan, tell)
+
+
+def _activation(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import activation
+
+    return activation.run(plan, tell)
+
+
+BENCHMARKS: Mapping[str, Benchmark] = {
+    "generate": Benchmark("what an answer costs over bare generate, beside PEFT's ways", _generate),
+    "parity": Benchmark("the base's logits to the bit, PEFT's to rounding, any batch", _parity),
+    "many-experts": Benchmark("to load an expert, and to choose among thousands", _many_experts),
+    "memory": Benchmark("of a demo, of a chat, and of a quantised base", _memory),
+    "activation": Benchmark("answer-activated against whole-prompt experts", _activation),
+}
+RUNTIME = ("generate", "parity", "many-experts", "memory")
+"""Those that fill the Runtime table."""
+
+
+def conduct(names: Sequence[str], plan: Plan, tell: Tell) -> dict[str, object]:
+    """Run benchmarks by name; see `conduct_all`. Raises ConfigurationError for an unknown one."""
+    return conduct_all({name: find(name) for name in names}, plan, tell)
+
+
+def conduct_all(benchmarks: Mapping[str, Benchmark], plan: Plan, tell: Tell) -> dict[str, object]:
+    """Run benchmarks one after another: plan, machine, figures with verdicts, details, as JSON.
+
+    Timings are judged only if others kept less than .3 processors busy, before and meanwhile.
+    Raises ConfigurationError for an unknown device before anything is measured.
+    """
+    from adaptive_moe.experiments.machine import (
+        CONTENDED_LOAD,
+        Bystanders,
+        describe,
+        load_before,
+        working_conditions,
+    )
+    from adaptive_moe.models.loading import choose_device
+
+    device = choose_device(plan.device)
+    figures: list[tuple[str, Figure]] = []
+    details: dict[str, object] = {}
+    with working_conditions(plan.threads):
+        load, machine, started = load_before(), describe(device), time.perf_counter()
+        others = Bystanders()
+        for name, benchmark in benchmarks.items():
+            found = benchmark.run(plan, under(name, tell))
+            figures += [(name, figure) for figure in found.figures]
+            details[name] = found.details
+        meanwhile, seconds = others.load(), time.perf_counter() - started
+    contended = max(load, meanwhile) >= CONTENDED_LOAD
+    result = {
+        "plan": {**asdict(plan), "models": plan.bases, "rounds": plan.most_rounds},
+        "machine": machine,
+        "load": {"before": load, "of_others_meanwhile": meanwhile},
+        "contended": contended,
+        "seconds": round(seconds, 1),
+        "figures": [
+            {"benchmark": name, **figure.to_dict(contended=contended)} for name, figure in figures
+        ],
+        "details": details,
+    }
+    return {key: _plain(value) for key, value in result.items()}
+
+
+def find(name: str) -> Benchmark:
+    """The benchmark of this name. Raises ConfigurationError listing what there is."""
+    if name not in BENCHMARKS:
+        raise ConfigurationError(
+            f"there is no benchmark {name!r}; choose one of {', '.join(BENCHMARKS)}"
+        )
+    return BENCHMARKS[name]
+
+
+def _plain(value: object) -> object:
+    """JSON's own values: tuples as lists, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

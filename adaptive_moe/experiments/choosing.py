@@ -1,0 +1,106 @@
+"""How long the pocket model's router takes to choose among thousands of experts."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+
+from adaptive_moe.experiments import bases
+from adaptive_moe.experiments.figures import Figure
+from adaptive_moe.experiments.interleaved import milliseconds, timing, wall_clock
+from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.models.decoding import prefill
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.pocket import model_path
+from adaptive_moe.router.boundary import Boundary
+from adaptive_moe.router.domains import Domain, state_vector
+from adaptive_moe.router.router import Evidence, ExpertArm, Router
+from adaptive_moe.router.scores import prefill_scores_by_row
+from adaptive_moe.router.wording import COLUMNS
+
+_TARGETS_MS = {1_000: 1.0, 10_000: 5.0}
+# As experts trained on the packs have them: radii of 11 to 13 in a whitened space where the
+# coordinates of a domain's centres spread by 0.7, and 640 to 800 supports of a boundary.
+_CENTRES, _SPREAD, _RADIUS = 16, 0.7, 12.0
+_SUPPORTS, _AXES = 700, 256
+_DISTINCT_BOUNDARIES = 64  # as arrays: more than are asked in one choice
+_UNLIKELY = -4.0  # log-odds of the prompt being an expert's own
+_TRAINED, _PLAIN = "with boundaries, as trained ones", "without boundaries"
+_QUESTION = "What is the capital of France?"
+
+
+def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
+    """Decisions among synthetic experts that all may be meant, as the engine keeps their list.
+
+    Those shaped like trained ones are judged: 32 of their boundaries are asked every time.
+    """
+    language_model = bases.load(POCKET, "cpu")
+    clock = wall_clock(language_model.device)
+    router = Router.load(
+        model_path() / "router",
+        base_id=language_model.base_id,
+        numerics=language_model.numerics,
+    )
+    evidence = _evidence(language_model)
+    choices = 20 if plan.quick else 100
+    for count, target in _TARGETS_MS.items():
+        tell(f"choosing among {count:,} experts")
+        arms = _arms(router, evidence, count=count, seed=plan.seed)
+        plain = tuple(replace(arm, domain=replace(arm.domain, boundary=None)) for arm in arms)
+        for name, kind, limit in ((_TRAINED, arms, target), (_PLAIN, plain, None)):
+            ask = partial(router.decide, evidence, kind)
+            ask()
+            median = milliseconds(clock(ask) for _ in range(choices))
+            title = f"{count:,} experts {name}"
+            yield timing("choosing", title, POCKET, median, rounds=choices, target=limit)
+
+
+def _evidence(language_model: LanguageModel) -> Evidence:
+    filled = prefill(language_model, [language_model.encode(_QUESTION)])
+    scores = prefill_scores_by_row(filled.first_logits)[0]
+    return Evidence(scores, state_vector(filled), _QUESTION)
+
+
+def _arms(router: Router, evidence: Evidence, *, count: int, seed: int) -> tuple[ExpertArm, ...]:
+    generator = np.random.default_rng(seed)
+    whitening = router.whitening
+    boundaries = [_boundary(generator, evidence.states.size) for _ in range(_DISTINCT_BOUNDARIES)]
+    shape = (count, _CENTRES, whitening.dimensions)
+    centres = generator.standard_normal(shape, dtype=np.float32) * np.float32(_SPREAD)
+    return tuple(
+        ExpertArm(
+            name=f"expert-{number}",
+            version=1,
+            expert_id=f"{number:064}",
+            domain=Domain(
+                f"topic {number}",
+                centres[number],
+                _RADIUS,
+                whitening.digest,
+                boundaries[number % len(boundaries)],
+            ),
+            successes=80,
+            trials=100,
+            created=f"{number:08}",
+            base_successes=5,
+        )
+        for number in range(count)
+    )
+
+
+def _boundary(generator: np.random.Generator, state: int) -> Boundary:
+    def drawn(*shape: int) -> np.ndarray:
+        return generator.standard_normal(shape, dtype=np.float32)
+
+    return Boundary(
+        mean=drawn(state),
+        projection=drawn(state, _AXES),
+        supports=drawn(_SUPPORTS, _AXES),
+        weights=drawn(_SUPPORTS),
+        word_weights=np.zeros(COLUMNS, dtype=np.float32),
+        bias=0.0,
+        gamma=0.5 / _AXES,
+        slope=1.0,
+        intercept=_UNLIKELY,
+    )

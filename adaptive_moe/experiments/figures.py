@@ -1,0 +1,126 @@
+"""One measured figure beside what it has to reach, and the rows of the table it belongs to."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+LEAST_ROUNDS = 10
+
+Verdict = Literal["met", "missed", "failed", "contended", "too few rounds", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row of the Runtime table: what is measured, and what has to be reached."""
+
+    what: str
+    reach: str
+
+
+ROWS: Mapping[str, Row] = {
+    "base_logits": Row(
+        "base logits with the runtime attached and no expert active", "bit-identical"
+    ),
+    "peft_logits": Row(
+        "logits against plain PEFT (aLoRA / LoRA)",
+        "float64 <= 1e-10; fp32 <= 2e-6 x max abs logit (mixtures 4e-6 x), no further from "
+        "float64 than 2 x PEFT; greedy tokens equal where the top-2 margin exceeds 1e-3",
+    ),
+    "no_expert": Row(
+        "generate, runtime attached, no expert", "<= 1.02 x bare (batch 1 on pocket <= 1.05)"
+    ),
+    "one_expert": Row("one expert, batch 8 / batch 1", "<= 1.10 / 1.25 x bare"),
+    "eight_experts": Row("8 experts in a batch of 8", "<= 1.15 x bare"),
+    "four_mixed": Row("4 experts mixed in every row", "<= 1.30 x bare"),
+    "scores": Row("all single-pass scores together", "<= 1.03 x decoding without them"),
+    "routed": Row(
+        "whole routed answer: by the base / by one expert at batch 8 / at batch 1",
+        "<= 1.05 / 1.15 / 1.30 x bare",
+    ),
+    "loading": Row("expert from RAM into the bank; same with 1,000 experts known", "<= 1 ms; flat"),
+    "choosing": Row("choosing among 1,000 / 10,000 experts", "<= 1 / 5 ms"),
+    "process_memory": Row(
+        "memory: demo, peak of the process / chat on pocket at rest", "<= 1.5 / 1.0 GiB"
+    ),
+    "quantised_memory": Row(
+        "memory of a quantised base (>= 1 B)",
+        "linear layers <= .29 x their fp16 bytes; bank accounted = allocated; total within 3 %",
+    ),
+    "attribution": Row(
+        "attribution of one expert / four, against the generate it explains", "<= .20 / 1.0 x"
+    ),
+    "batches": Row(
+        "any batch size, any padding: scores and greedy tokens",
+        "equal to 1e-4; identical where the top-2 margin exceeds 1e-3 (bf16: agreement)",
+    ),
+}
+"""The Runtime table, in its order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What was measured, in which unit, and the largest value that is good enough.
+
+    `row` is a key of ROWS; `name` says which case of it or which peer this is; without `value`
+    it could not be measured, and `note` says why. `low` and `high` bound the 95 % interval of a
+    timing, `rounds` the number of its repetitions. A figure that is no timing holds on a busy
+    machine as well.
+    """
+
+    row: str
+    name: str
+    model: str
+    value: float | None
+    unit: str = ""
+    batch: int | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int | None = None
+    target: float | None = None
+    is_timed: bool = True
+    is_peer: bool = False
+    note: str = ""
+
+    def verdict(self, *, contended: bool) -> Verdict:
+        """Met or missed, or why neither can be said; nothing where nothing was to be reached."""
+        if self.value is None:
+            return "failed"
+        if self.target is None:
+            return ""
+        if self.is_timed and contended:
+            return "contended"
+        if self.is_timed and self.rounds is not None and self.rounds < LEAST_ROUNDS:
+            return "too few rounds"
+        return "met" if self.value <= self.target else "missed"
+
+    def to_dict(self, *, contended: bool) -> dict[str, object]:
+        """The figure and its verdict as JSON values."""
+        return {**asdict(self), "verdict": self.verdict(contended=contended)}
+
+    @classmethod
+    def failed(
+        cls,
+        row: str,
+        name: str,
+        model: str,
+        reason: str,
+        *,
+        batch: int | None = None,
+        is_peer: bool = False,
+    ) -> "Figure":
+        """A figure that could not be measured, with the reason."""
+        return cls(row, name, model, None, batch=batch, is_peer=is_peer, note=reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What one benchmark brings home: figures for the table, and details as JSON values."""
+
+    figures: tuple[Figure, ...]
+    details: Mapping[str, object]
+
+
+def reason_of(error: BaseException) -> str:
+    """The first line of an error, with its kind, short enough for a table."""
+    first = (str(error).strip().splitlines() or [""])[0][:160]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__

@@ -1,0 +1,51 @@
+"""The page says what was measured, what was missed, and nothing that was not."""
+
+import json
+
+import pytest
+
+from adaptive_moe.experiments.figures import ROWS
+from adaptive_moe.experiments.performance_page import PROFILE_NAME, main, render
+from adaptive_moe.experiments.table import text_table
+from tests.experiments import canned
+
+
+@pytest.mark.golden
+def test_the_page_of_a_small_run(golden):
+    golden("performance.md", render(canned.found(), profile="## Where the time goes\n\nThere."))
+
+
+@pytest.mark.golden
+def test_the_table_of_a_small_run(golden):
+    golden("runtime_table.txt", text_table(canned.found()) + "\n")
+
+
+def test_a_contended_run_judges_no_timing():
+    page = render(canned.found(contended=True))
+    assert "**The machine was contended: no timing on this page is judged.**" in page
+    assert "* contended: 1,000 experts, pocket: 4.200 ms where <= 1 was wanted" in page
+    assert "| largest change, pocket | 0 | | | <= 0 | met |" in page
+
+
+def test_a_page_without_shortcomings_says_so():
+    found = canned.found()
+    found["figures"] = [each for each in found["figures"] if each["verdict"] in {"met", ""}]
+    assert "## Missed, failed, not judged\n\nNothing.\n" in render(found)
+
+
+def test_what_belongs_to_no_row_is_shown_after_the_rows():
+    found = canned.found()
+    found["figures"] += [{**found["figures"][0], "row": "activation", "name": "packs"}]
+    page = render(found)
+    assert page.index("### Activation") > page.index(ROWS["choosing"].what)
+
+
+def test_the_page_is_written_from_the_file_with_the_profile_beside_it(tmp_path):
+    source, page = tmp_path / "bench.json", tmp_path / "performance.md"
+    source.write_text(json.dumps(canned.found()))
+    assert main([str(source), str(page)]) == 0
+    assert page.read_text() == render(canned.found())
+    (tmp_path / PROFILE_NAME).write_text("## By hand\n")
+    main([str(source), str(page)])
+    assert page.read_text().endswith("\n\n## By hand\n")
+    assert main([str(source)]) == 2
