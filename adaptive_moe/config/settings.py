@@ -73,6 +73,10 @@ class BaseModelSettings(Section):
     quantization: Literal["nf4", "int8"] | None = Field(
         None, description="bitsandbytes quantisation of the linear layers"
     )
+    compile: bool = Field(
+        default=False,
+        description="decode through torch.compile; takes a minute or so at the first answers",
+    )
     device: str = Field("auto", description='"auto" takes cuda, then mps, then cpu')
     local_files_only: bool = Field(default=False, description="never ask the hub")
 

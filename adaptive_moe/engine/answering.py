@@ -32,6 +32,7 @@ from adaptive_moe.experts.cache import ExpertCache
 from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.integration.attribution import attribute
 from adaptive_moe.models.blending import Blend
+from adaptive_moe.models.compiled import CompiledSteps
 from adaptive_moe.models.decoding import (
     Completion,
     DecodingStep,
@@ -96,11 +97,13 @@ class Answerer:
         *,
         mixing: str,
         memory_bytes: int,
+        compiled: CompiledSteps | None = None,
     ) -> None:
         self.language_model = language_model
         self.bank = bank
         self.cache = cache
         self.shelf = shelf
+        self._compiled = compiled
         self._chooser = Chooser(language_model, cache, shelf, router, mixing=mixing)
         self._reader = PromptReader(language_model, bank, memory_bytes=memory_bytes)
 
@@ -243,12 +246,12 @@ class Answerer:
     def _active(
         self, group: list[_Row], readers: Sequence[tuple[int, str, float]] | None
     ) -> AbstractContextManager[None]:
-        if readers is not None:
-            return self.bank.activate([((expert_id, 1.0),) for _, expert_id, _ in readers])
         mixtures = [row.mixture for row in group]
-        if self._chooser.mixed(mixtures[0]) == "updates by token":
+        if readers is not None:
+            mixtures = [((expert_id, 1.0),) for _, expert_id, _ in readers]
+        elif self._chooser.mixed(mixtures[0]) == "updates by token":
             return self.bank.activate_by_token(mixtures)
-        return self.bank.activate(mixtures)
+        return self.bank.activate(mixtures, static=self._compiled is not None)
 
     def _steps(
         self,
@@ -268,6 +271,8 @@ class Answerer:
             cache, mask, logits = prefill_whole(self.language_model, part.prompts)
         else:
             (cache, logits), mask = run_header(self.language_model, part), part.attention_mask
+        # Gates that are found anew in every answer are made of new code every time.
+        by_token = self._chooser.mixed(group[0].mixture) == "updates by token"
         return decode(
             self.language_model,
             cache,
@@ -278,6 +283,7 @@ class Answerer:
             seed=request.seed,
             occurrences=[row.occurrence for row in group],
             blend=blend,
+            compiled=None if by_token else self._compiled,
             stop=request.stop,
         )
 

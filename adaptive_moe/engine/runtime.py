@@ -40,6 +40,7 @@ from adaptive_moe.experts.provenance import Base, check_base
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.models.compiled import compiled_steps
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.models.loading import load_base
 from adaptive_moe.models.memory import device_memory, peak_rss_bytes, resident_bytes
@@ -94,6 +95,7 @@ class AdaptiveMoE(Closable):
             router,
             mixing=settings.router.mixing,
             memory_bytes=settings.cache.prompt_bytes,
+            compiled=compiled_steps(language_model, wanted=settings.base.compile),
         )
         self._ledger = GapLedger(
             settings.gaps.ledger or store.root / LEDGER_FILE, before_creating=store.create

@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptive_moe.errors import (
-    AdapterFormatError,
     BankFullError,
     ConfigurationError,
     ExpertError,
@@ -32,8 +31,9 @@ from adaptive_moe.experts.forwards import (
 )
 from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
 from adaptive_moe.experts.pool import Layout, Mixture, ModulePool, normalised, padded_index
+from adaptive_moe.experts.static_rows import StaticRows
 from adaptive_moe.experts.token_gates import token_gated_forward
-from adaptive_moe.experts.weights import LoraPair, LoraWeights
+from adaptive_moe.experts.weights import LoraPair, LoraWeights, check_fit
 from adaptive_moe.models.linear_layers import LinearLayer
 
 __all__ = ["LoraBank", "Mixture"]
@@ -80,6 +80,7 @@ class LoraBank:
         }
         self._capacity_bytes, self._dtype = capacity_bytes, dtype
         self._gate_dtype = torch.promote_types(dtype, torch.float32)
+        self._static = StaticRows()
         self._sizes: dict[str, int] = {}
         self._rebound: list[tuple[nn.Module, Forward | None]] = []
         self._active = _NOBODY
@@ -130,7 +131,7 @@ class LoraBank:
         Raises BankFullError when there are not enough rows, AdapterFormatError for modules this
         model does not have or factors of another shape, ExpertError when the id is already there.
         """
-        self._check(weights)
+        check_fit(weights, self._layers)
         with self._state:
             if self._place(expert_id, weights):
                 return
@@ -154,14 +155,17 @@ class LoraBank:
         with self._exclusive(), self._state:
             self._release(expert_id)
 
-    def activate(self, rows: Sequence[Mixture]) -> AbstractContextManager[None]:
+    def activate(
+        self, rows: Sequence[Mixture], *, static: bool = False
+    ) -> AbstractContextManager[None]:
         """One mixture per batch row, () for the base; idle again on exit, whatever happens.
 
         Every forward pass of the base, bare ones too, belongs inside an activation when several
         threads share the model. A second one waits for the first; inside the same thread it is
         refused with ExpertError. Raises UnknownExpertError for an expert that is not resident.
+        `static` puts the experts where compiled code expects them; see `static_rows`.
         """
-        return self._activated(lambda: self._plan_rows(rows))
+        return self._activated(lambda: self._plan_static(rows) if static else self._plan_rows(rows))
 
     def activate_by_token(
         self, rows: Sequence[Mixture], *, leader: int | None = None
@@ -191,22 +195,11 @@ class LoraBank:
         """Free the pools; the model is as it was, and the bank refuses further experts."""
         with self._exclusive(), self._state:
             self._pools.clear()
+            self._static.clear()
             self._modules.clear()
             self._packed.clear()
             self._layers.clear()
             self._sizes.clear()
-
-    def _check(self, weights: LoraWeights) -> None:
-        for name, pair in weights.items():
-            layer = self._layers.get(name)
-            if layer is None:
-                raise AdapterFormatError(f"this model has no adaptable layer {name!r}")
-            expected = ((pair.rank, layer.in_features), (pair.rank, layer.out_features))
-            if (tuple(pair.a.shape), tuple(pair.b.shape)) != expected or pair.rank < 1:
-                raise AdapterFormatError(
-                    f"{name}: factors of shape {tuple(pair.a.shape)} and {tuple(pair.b.shape)}, "
-                    f"expected (rank, {layer.in_features}) and (rank, {layer.out_features})"
-                )
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -316,6 +309,11 @@ class LoraBank:
             return self._plan_gated(chosen[0], gates.unsqueeze(1))
         return self._plan_rowwise(mixtures)
 
+    def _plan_static(self, rows: Sequence[Mixture]) -> Forwards:
+        mixtures = [normalised(row) for row in rows]
+        self._use(sorted({expert_id for mixture in mixtures for expert_id, _ in mixture}))
+        return self._static.forwards(mixtures, self._pools, self._modules, self._original)
+
     def _plan_shared(self, expert_ids: Sequence[str], gates: Tensor) -> Forwards:
         if gates.shape[-1] != len(expert_ids) or len(set(expert_ids)) != len(expert_ids):
             raise ConfigurationError(
@@ -361,7 +359,7 @@ class LoraBank:
         return {name: forward for name, forward in planned.items() if forward is not None}
 
     def _plan_weights(self, weights: LoraWeights) -> Forwards:
-        self._check(weights)
+        check_fit(weights, self._layers)
         forwards = {name: self._shared(name, pair) for name, pair in weights.items()}
         rest = [name for name in self._packed if name not in weights]
         return forwards | {name: self._original(name) for name in rest}

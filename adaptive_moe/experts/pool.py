@@ -98,10 +98,13 @@ def normalised(mixture: Mixture) -> Mixture:
 
 
 def padded_index(
-    layout: Layout, *, dtype: torch.dtype, device: torch.device
+    layout: Layout, *, dtype: torch.dtype, device: torch.device, rank: int = 0
 ) -> tuple[Tensor, Float[Tensor, "batch rank 1"]]:
-    """Pool rows [batch, rank] and their gates, padded to one rank with the zero row."""
-    rank = padded_rank(max(sum(stop - start for start, stop, _ in row) for row in layout))
+    """Pool rows [batch, rank] and their gates, padded with the zero row to one rank.
+
+    That is `rank`, or if 0 the least padded one that holds them all.
+    """
+    rank = rank or padded_rank(max(sum(stop - start for start, stop, _ in row) for row in layout))
     index = torch.zeros(len(layout), rank, dtype=torch.long)
     gates = torch.ones(len(layout), rank, 1, dtype=dtype)
     for row, owned in enumerate(layout):

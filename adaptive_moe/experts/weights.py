@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
+from adaptive_moe.errors import AdapterFormatError
+from adaptive_moe.models.linear_layers import LinearLayer
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoraPair:
@@ -32,3 +35,17 @@ LoraWeights = Mapping[str, LoraPair]
 def weights_bytes(weights: LoraWeights) -> int:
     """Bytes of all pairs together."""
     return sum(pair.size_bytes for pair in weights.values())
+
+
+def check_fit(weights: LoraWeights, layers: Mapping[str, LinearLayer]) -> None:
+    """Raise AdapterFormatError for a module that is not among the layers, or of another shape."""
+    for name, pair in weights.items():
+        layer = layers.get(name)
+        if layer is None:
+            raise AdapterFormatError(f"this model has no adaptable layer {name!r}")
+        expected = ((pair.rank, layer.in_features), (pair.rank, layer.out_features))
+        if (tuple(pair.a.shape), tuple(pair.b.shape)) != expected or pair.rank < 1:
+            raise AdapterFormatError(
+                f"{name}: factors of shape {tuple(pair.a.shape)} and {tuple(pair.b.shape)}, "
+                f"expected (rank, {layer.in_features}) and (rank, {layer.out_features})"
+            )

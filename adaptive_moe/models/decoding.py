@@ -16,6 +16,7 @@ from transformers.cache_utils import Cache
 
 from adaptive_moe.errors import ConfigurationError, PromptTooLongError
 from adaptive_moe.models.blending import Blend
+from adaptive_moe.models.compiled import CompiledRun, CompiledSteps
 from adaptive_moe.models.growing_cache import fork, growing, new_cache
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.prefilling import (
@@ -88,8 +89,9 @@ class DecodingStep:
 
 @dataclass(slots=True)
 class _Row:
-    """What one row has produced so far."""
+    """A prompt's length, how many tokens may follow it, and what was produced so far."""
 
+    length: int
     limit: int
     produced: list[int] = field(default_factory=list)
     finish_reason: FinishReason | None = None
@@ -106,6 +108,7 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
     seed: int | None = None,
     occurrences: Sequence[int] | None = None,
     blend: Blend | None = None,
+    compiled: CompiledSteps | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[DecodingStep]:
     """Decode all rows to their ends, one step at a time; the last step holds the completions.
@@ -118,6 +121,7 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
     token fits, both before the first step. `occurrences` number the rows of equal prompts, which
     draw differently; without them they are numbered in this batch. With a `blend` the cache, the
     first logits and the mask are those of the readers, and the statistics the mixture's.
+    `compiled` makes the passes; then the last step brings no cache.
     """
     lengths = [prompt.length for prompt in prompts]
     limits = _limits(language_model, generation, lengths, width=cache.get_seq_length())
@@ -135,11 +139,11 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
         cache,
         first_logits,
         attention_mask=attention_mask,
-        lengths=lengths,
-        limits=limits,
+        rows=[_Row(*each) for each in zip(lengths, limits, strict=True)],
         generation=generation,
         chooser=chooser,
         blend=blend,
+        compiled=compiled,
     )
     return _steps(run, stop)
 
@@ -168,27 +172,34 @@ class _Run:
         first_logits: Float[Tensor, "batch vocab"],
         *,
         attention_mask: Int[Tensor, "batch time"],
-        lengths: Sequence[int],
-        limits: Sequence[int],
+        rows: Sequence[_Row],
         generation: GenerationConfig,
         chooser: TokenChooser,
         blend: Blend | None,
+        compiled: CompiledSteps | None,
     ) -> None:
         strings = generation.stop_strings or []
         self._language_model = language_model
-        self.cache = growing(cache)
+        self.cache: Cache | None = growing(cache) if compiled is None else None
         self._blend = blend
         self._logits = first_logits if blend is None else blend.combine(first_logits)
         self._stop_strings = [strings] if isinstance(strings, str) else list(strings)
         self._eos_ids = _eos_ids(language_model, generation)
-        self._rows = [_Row(limit) for limit in limits]
+        self._rows = rows
         self._chooser = chooser
         self._recorder = TraceRecorder(is_greedy=chooser.is_greedy)
         self._width = cache.get_seq_length()
         self._mask: Tensor | None = None
-        if any(length != self._width for length in lengths):
-            self._mask = extend_mask(attention_mask, self._width + max(limits))
-        self._positions = self._of_readers(torch.tensor(lengths, device=first_logits.device))
+        room = max(row.limit for row in rows)
+        if any(row.length != self._width for row in rows):
+            self._mask = extend_mask(attention_mask, self._width + room)
+        self._compiled: CompiledRun | None = None
+        if compiled is not None:
+            with torch.inference_mode():
+                self._compiled = compiled.begin(cache, self._mask, room=room)
+        self._positions = self._of_readers(
+            torch.tensor([row.length for row in rows], device=first_logits.device)
+        )
         self._tokens = self._positions
 
     @property
@@ -212,15 +223,21 @@ class _Run:
         self._width += 1
         # A finished row may stand at the end of its context while others go on.
         positions = self._positions.clamp_max(self._language_model.context_length - 1)
-        logits = forward(
+        logits = self._pass(positions)
+        self._logits = logits if self._blend is None else self._blend.combine(logits)
+        self._positions = self._positions + 1
+
+    def _pass(self, positions: Int[Tensor, "reader 1"]) -> Float[Tensor, "reader vocab"]:
+        if self._compiled is not None:
+            return self._compiled.step(self._tokens, positions)
+        assert self.cache is not None
+        return forward(
             self._language_model,
             self._tokens,
             cache=self.cache,
             attention_mask=None if self._mask is None else self._mask[:, : self._width],
             positions=positions,
         )
-        self._logits = logits if self._blend is None else self._blend.combine(logits)
-        self._positions = self._positions + 1
 
     def interrupt(self) -> None:
         for row in self._rows:
