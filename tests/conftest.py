@@ -66,3 +66,15 @@ def golden(request: pytest.FixtureRequest):
         assert text == file.read_text(), f"{name} changed; run `make golden` and review the diff"
 
     return compare
+
+
+@pytest.fixture
+def compilable():
+    """Shape checks cannot be compiled, and code compiled for one test is none for the next."""
+    import jaxtyping
+    import torch
+
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+    torch._dynamo.reset()

@@ -1,6 +1,5 @@
 """A compiled pass gives what an eager one gives, and is compiled once, whoever the experts are."""
 
-import jaxtyping
 import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
@@ -17,13 +16,7 @@ COMPILED = tuple(name for name in ARCHITECTURES if can_compile(tiny_language_mod
 RANKS = (3, 7, 1, 5)
 
 
-@pytest.fixture(autouse=True)
-def _plain_code():
-    """Shape checks cannot be compiled, and code compiled for one test is none for the next."""
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("compilable")
 
 
 def world(architecture="llama"):
