@@ -46,7 +46,9 @@ transcript: .venv/installed
 	$(BIN)/adaptive-moe demo --transcript docs/demo.md
 
 # Fill the Runtime table and write docs/performance.md from it (about 20 minutes on two idle cores).
-# BENCH_OPTIONS="--device cuda" measures on CUDA, with a model of 1.2 billion parameters too.
+# Without --minutes rounds go on until every interval is narrow. BENCH_OPTIONS="--device cuda"
+# measures on CUDA, with a model of 1.2 billion parameters too.
+BENCH_OPTIONS ?= --minutes 8
 bench: .venv/installed
 	mkdir -p build
 	$(BIN)/python benchmarks/runtime.py $(BENCH_OPTIONS) > build/bench.json

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     plan = Plan(
         models=tuple(options.model),
         rounds=options.rounds,
+        minutes=options.minutes,
         seed=options.seed,
         threads=options.threads,
         device=options.device,
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--model", action="append", default=[], help="may be repeated")
     parser.add_argument("--rounds", type=int, default=_USUAL.rounds, help="at most")
+    parser.add_argument("--minutes", type=float, help="for the rounds of a model, at most")
     parser.add_argument("--seed", type=int, default=_USUAL.seed)
     parser.add_argument("--threads", type=int, default=_USUAL.threads)
     parser.add_argument("--device", default=_USUAL.device)

@@ -25,6 +25,25 @@ if TYPE_CHECKING:
 _USUAL = Plan()
 _STYLES = {"met": "green", "missed": "red", "failed": "red"}
 
+NameArgument = Annotated[
+    str | None, typer.Argument(metavar="NAME", help="Which one; without it, list them.")
+]
+ModelOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model", metavar="M", help="pocket, random-30m, a folder or a hub id; repeatable."
+    ),
+]
+RoundsOption = Annotated[int, typer.Option("--rounds", metavar="N", min=1, help="At most.")]
+MinutesOption = Annotated[
+    float | None,
+    typer.Option("--minutes", metavar="N", min=0.0, help="For a model's rounds, at most."),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", metavar="N", min=1, help="Of the processor.")
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="D", help="cpu, cuda, ...")]
+
 
 def register(app: typer.Typer) -> None:
     """Add `bench` to the program."""
@@ -33,24 +52,12 @@ def register(app: typer.Typer) -> None:
 
 def bench(
     terminal: Terminal,
-    name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Which one; without it, list them.")
-    ] = None,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", metavar="M", help="pocket, random-30m, a folder or a hub id; repeatable."
-        ),
-    ] = None,
-    rounds: Annotated[
-        int, typer.Option("--rounds", metavar="N", min=1, help="At most.")
-    ] = _USUAL.rounds,
-    threads: Annotated[
-        int, typer.Option("--threads", metavar="N", min=1, help="Of the processor.")
-    ] = _USUAL.threads,
-    device: Annotated[
-        str, typer.Option("--device", metavar="D", help="cpu, cuda, ...")
-    ] = _USUAL.device,
+    name: NameArgument = None,
+    model: ModelOption = None,
+    rounds: RoundsOption = _USUAL.rounds,
+    minutes: MinutesOption = _USUAL.minutes,
+    threads: ThreadsOption = _USUAL.threads,
+    device: DeviceOption = _USUAL.device,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out what takes minutes.")] = False,
     output: Annotated[
         Path | None, typer.Option("--output", metavar="FILE", help="Also write the JSON there.")
@@ -68,6 +75,7 @@ def bench(
     plan = Plan(
         models=tuple(model or ()),
         rounds=rounds,
+        minutes=minutes,
         seed=terminal.settings.training.seed,
         threads=threads,
         device=device,
@@ -118,7 +126,9 @@ def _parts(found: dict[str, Any]) -> "list[RenderableType]":
             parts.append(Text(clean_line(f"to reach: {section.row.reach}"), style="dim"))
         parts.append(_table([line_of(each, contended=contended) for each in section.figures]))
         parts += [Text(clean_line(note), style="dim") for note in notes_of(section.figures)]
-    if contended:
+    if not parts:
+        parts.append(Text("It compares with nothing; --json and --output tell what was measured."))
+    elif contended:
         parts.append(Text(f"Contended: {busy(found)}, so no timing is judged.", style="yellow"))
     return parts
 

@@ -22,7 +22,7 @@ from adaptive_moe.pocket import pack_names, pack_path
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.material import read_material
-from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.ranks import RankPlan, plan_ranks
 from adaptive_moe.training.splits import METRICS, Split, split_examples
 from adaptive_moe.training.steps import evaluate
 from adaptive_moe.training.synthesis import synthesise
@@ -194,19 +194,10 @@ def _train(
     split: Split,
     settings: TrainingSettings,
 ) -> Trial:
-    plan = plan_ranks(
-        language_model.layers,
-        strategy=settings.ranks,
-        reference_rank=settings.rank,
-        importance=None,
-        scaling=settings.scaling,
-        alpha=settings.alpha,
-        seed=settings.seed,
-    )
     result = train_lora(
         language_model,
         bank,
-        plan,
+        _rank_plan(language_model, settings),
         split.train,
         held_out=split.selection,
         settings=settings,
@@ -230,6 +221,18 @@ def _train(
         exact=found.exact,
         steps=result.steps,
         seconds=result.seconds,
+    )
+
+
+def _rank_plan(language_model: LanguageModel, settings: TrainingSettings) -> RankPlan:
+    return plan_ranks(
+        language_model.layers,
+        strategy=settings.ranks,
+        reference_rank=settings.rank,
+        importance=None,
+        scaling=settings.scaling,
+        alpha=settings.alpha,
+        seed=settings.seed,
     )
 
 

@@ -6,7 +6,7 @@ Nothing heavy is imported before one is run.
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experiments.figures import Figure, Findings
@@ -51,11 +51,18 @@ def _activation(plan: Plan, tell: Tell) -> Findings:
     return activation.run(plan, tell)
 
 
+def _time_spent(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import time_spent
+
+    return time_spent.run(plan, tell)
+
+
 BENCHMARKS: Mapping[str, Benchmark] = {
     "generate": Benchmark("what an answer costs over bare generate, beside PEFT's ways", _generate),
     "parity": Benchmark("the base's logits to the bit, PEFT's to rounding, any batch", _parity),
     "many-experts": Benchmark("to load an expert, and to choose among thousands", _many_experts),
     "memory": Benchmark("of a demo, of a chat, and of a quantised base", _memory),
+    "time-spent": Benchmark("where an answer's time goes, and the floor under it", _time_spent),
     "activation": Benchmark("answer-activated against whole-prompt experts", _activation),
 }
 RUNTIME = ("generate", "parity", "many-experts", "memory")
@@ -83,6 +90,7 @@ def conduct_all(benchmarks: Mapping[str, Benchmark], plan: Plan, tell: Tell) -> 
     from adaptive_moe.models.loading import choose_device
 
     device = choose_device(plan.device)
+    plan = replace(plan, device=str(device))
     figures: list[tuple[str, Figure]] = []
     details: dict[str, object] = {}
     with working_conditions(plan.threads):

@@ -3,8 +3,10 @@
 Every variant answers the same prompts with the same number of tokens.
 """
 
+import math
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from adaptive_moe.errors import AdaptiveMoEError
@@ -63,6 +65,7 @@ def _on(
             seed=plan.seed,
             clock=stopwatch(language_model.device),
             tell=tell,
+            is_late=_timer(plan.minutes),
         )
     parameters = sum(parameter.numel() for parameter in language_model.model.parameters())
     return [*figures(comparisons, seconds, model=title), *failed], {
@@ -70,6 +73,12 @@ def _on(
         "numerics": language_model.numerics.to_dict(),
         "seconds": summary(seconds),
     }
+
+
+def _timer(minutes: float | None) -> Callable[[], bool]:
+    """Whether so many minutes have gone by since this was called; never without a number."""
+    end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+    return lambda: time.monotonic() > end
 
 
 def _check_lengths(comparisons: Sequence[Comparison], plan: Plan) -> None:

@@ -118,11 +118,13 @@ def measure(
     seed: int,
     clock: Callable[[Run], float],
     tell: Tell,
+    is_late: Callable[[], bool] = lambda: False,
 ) -> dict[str, list[float]]:
     """Seconds of every variant by key, one entry a round; round n of all is the same round.
 
     A comparison is settled after `rounds`, after its own `most_rounds`, or as soon as its
-    interval is narrow (not before ten). A variant runs as long as a comparison needs it.
+    interval is narrow (not before ten). A variant runs as long as a comparison needs it. After
+    ten rounds all end once `is_late`.
     """
     generator = np.random.default_rng(seed)
     seconds: dict[str, list[float]] = {
@@ -137,7 +139,7 @@ def measure(
             variant = variants[int(index)]
             seconds[variant.key].append(clock(variant.run))
         open_ones = [item for item in open_ones if not _is_settled(item, seconds)]
-        if not open_ones:
+        if not open_ones or (number >= LEAST_ROUNDS and is_late()):
             break
     return seconds
 

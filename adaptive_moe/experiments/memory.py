@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import TypeVar
 
+from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.experiments import quantised_base
 from adaptive_moe.experiments.figures import Figure, Findings, reason_of
 from adaptive_moe.experiments.plan import POCKET, RANDOM_BILLION_NF4, Plan, Tell
@@ -41,7 +42,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
 def _process(name: str, target: float, measured: Callable[[], int]) -> Figure:
     try:
         size = measured() / _GIB
-    except OSError as error:
+    except (AdaptiveMoEError, OSError) as error:
         return Figure.failed("process_memory", name, POCKET, reason_of(error))
     return Figure("process_memory", name, POCKET, size, unit="GiB", target=target, is_timed=False)
 
@@ -53,7 +54,7 @@ def _quantised(plan: Plan, details: dict[str, object]) -> Iterator[Figure]:
             found = _in_fresh_process(
                 quantised_base.account, folder, device=plan.device, rank=plan.rank, seed=plan.seed
             )
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (AdaptiveMoEError, OSError, MemoryError, RuntimeError) as error:
         yield Figure.failed("quantised_memory", "nf4", RANDOM_BILLION_NF4, reason_of(error))
         return
     details[RANDOM_BILLION_NF4] = found

@@ -106,9 +106,8 @@ class Peers:
         yield _Peer("one_expert", "PEFT", lambda: partial(with_adapters, NAMES[0]), bare)
         if batch > 1:
             yield _Peer("eight_experts", "PEFT adapter_names", lambda: one_per_row, bare)
-        yield _Peer(
-            "four_mixed", "PEFT, four at once", lambda: partial(with_adapters, *NAMES[:4]), bare
-        )
+        four = partial(with_adapters, *NAMES[:4])
+        yield _Peer("four_mixed", "PEFT, four at once", lambda: four, bare)
         yield _Peer(
             "four_mixed",
             "PEFT add_weighted_adapter",
@@ -123,15 +122,15 @@ class Peers:
             bare,
             note="three of eight experts per token",
         )
-        short = self.bare(batch, new_tokens=min(tokens, _SHORT_TOKENS))
+        few = min(tokens, _SHORT_TOKENS)
         yield _Peer(
             "four_mixed",
             "PEFT X-LoRA",
-            lambda: partial(self._generate, self._x_lora, ids, min(tokens, _SHORT_TOKENS)),
-            short,
+            lambda: partial(self._generate, self._x_lora, ids, few),
+            self.bare(batch, new_tokens=few),
             rounds=_SLOW_ROUNDS,
-            note=f"answers of {min(tokens, _SHORT_TOKENS)} tokens, {_SLOW_ROUNDS} rounds at most: "
-            "it keeps no key-values, so longer answers cost it more",
+            note=f"answers of {few} tokens, {_SLOW_ROUNDS} rounds at most: it keeps no key-values, "
+            "so longer answers cost it more",
         )
 
     @cached_property

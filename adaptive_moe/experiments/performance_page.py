@@ -80,13 +80,17 @@ def _conditions(found: Mapping[str, Any], *, contended: bool) -> Iterator[str]:
         "prompt / answer": f"{plan['prompt_tokens']} / {plan['new_tokens']} tokens",
         "experts": f"rank {plan['rank']}, random",
         "seed": plan["seed"],
-        "rounds": f"at most {plan['rounds']}",
+        "rounds": f"at most {plan['rounds']}{_minutes(plan['minutes'])}",
         "busy": busy(found),
         "took": f"{found['seconds'] / 60:.0f} minutes",
     }
     yield _table(("", ""), [(name, str(fact)) for name, fact in facts.items()])
     if contended:
         yield "**The machine was contended: no timing on this page is judged.**"
+
+
+def _minutes(minutes: float | None) -> str:
+    return "" if minutes is None else f", {minutes:g} minutes per model"
 
 
 def _glance(figures: Sequence[Figure], *, contended: bool) -> str:

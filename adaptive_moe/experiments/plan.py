@@ -23,13 +23,15 @@ def under(title: str, tell: Tell) -> Tell:
 class Plan:
     """The sizes of one run, as they are reported with it.
 
-    `rounds` is the largest number of rounds; variants whose interval is narrow stop earlier.
-    `quick` leaves out what takes minutes and stops at ten rounds. `models` are names of
-    `bases.load`; none stands for those that the device can carry.
+    `models` are names of `bases.load`; none stands for those that the device can carry. `rounds`
+    is the largest number of rounds; variants whose interval is narrow stop earlier, and after ten
+    rounds `minutes` end those of a model, whatever their intervals. `quick` leaves out what takes
+    minutes and stops at ten rounds.
     """
 
     models: tuple[str, ...] = ()
     rounds: int = 200
+    minutes: float | None = None
     seed: int = 0
     threads: int = 2
     device: str = "cpu"

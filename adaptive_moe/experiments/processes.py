@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from adaptive_moe.errors import AdaptiveMoEError
 
 _POLL_SECONDS = 0.05
 _SETTLING_SECONDS = 1.0
+_PATIENCE_SECONDS = 1800.0
 _SETTINGS = "ADAPTIVE_MOE"
 _PLACES = ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME")
 _UNTOLD = "this system does not tell a process's memory in /proc"
@@ -107,4 +109,9 @@ def _started(
             env=environment,
             cwd=home,
         ) as process:
-            yield process
+            guard = threading.Timer(_PATIENCE_SECONDS, process.kill)
+            guard.start()
+            try:
+                yield process
+            finally:
+                guard.cancel()

@@ -11,6 +11,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from adaptive_moe.experiments import bases
+from adaptive_moe.experiments.machine import working_conditions
+from adaptive_moe.experiments.plan import RANDOM_BILLION
 from adaptive_moe.experiments.processes import memory_of
 from adaptive_moe.experiments.workload import bank_with, random_experts
 from adaptive_moe.experts.bank import LoraBank
@@ -30,7 +33,17 @@ def account(folder: str, *, device: str, rank: int, seed: int) -> dict[str, floa
     relative differences of what is allocated from what is accounted for. Raises OSError where
     the system does not tell a process's memory.
     """
-    torch.set_num_threads(1)
+    with working_conditions(threads=1):
+        return _account(folder, device=device, rank=rank, seed=seed)
+
+
+def write_checkpoint(folder: str) -> None:
+    """Write the model of a billion random parameters that `account` is to load."""
+    with working_conditions(threads=1):
+        bases.write_checkpoint(RANDOM_BILLION, Path(folder))
+
+
+def _account(folder: str, *, device: str, rank: int, seed: int) -> dict[str, float]:
     _warm_up(device)
     before = _taken_bytes(device)
     language_model = load_language_model(folder, quantization="nf4", device=device)
@@ -92,11 +105,3 @@ def _pool_bytes(bank: LoraBank) -> int:
     pairs: list[LoraPair] = list(bank.weights(next(iter(bank.resident))).values())
     factors = [factor for pair in pairs for factor in (pair.a, pair.b)]
     return sum(factor.untyped_storage().nbytes() for factor in factors)
-
-
-def write_checkpoint(folder: str) -> None:
-    """Write the model of a billion random parameters that `account` is to load."""
-    from adaptive_moe.experiments import bases
-    from adaptive_moe.experiments.plan import RANDOM_BILLION
-
-    bases.write_checkpoint(RANDOM_BILLION, Path(folder))

@@ -24,7 +24,7 @@ def found(*, contended: bool = False) -> dict[str, object]:
     everything = (RATIO, PEER, FAILED, EXACT, SLOW)
     return {
         "plan": {
-            "models": ["pocket"], "rounds": 200, "seed": 0, "prompt_tokens": 64,
+            "models": ["pocket"], "rounds": 200, "minutes": 6, "seed": 0, "prompt_tokens": 64,
             "new_tokens": 64, "rank": 8,
         },
         "machine": {

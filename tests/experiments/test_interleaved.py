@@ -34,8 +34,9 @@ class Clockwork:
         self.called = name
         return 1
 
-    def measure(self, comparisons, *, rounds: int) -> dict[str, list[float]]:
-        return measure(comparisons, rounds=rounds, seed=0, clock=self, tell=self.told.append)
+    def measure(self, comparisons, *, rounds: int, **options) -> dict[str, list[float]]:
+        tell = self.told.append
+        return measure(comparisons, rounds=rounds, seed=0, clock=self, tell=tell, **options)
 
 
 def test_a_ratio_is_the_median_of_the_rounds_ratios():
@@ -73,6 +74,14 @@ def test_a_variant_stops_when_its_interval_is_narrow_and_its_reference_goes_on()
     }  # fmt: skip
     assert seconds["wobbly/1"] == wobbly
     assert clock.told[-1] == "round 20 of at most 20, 2 variants"
+
+
+def test_time_that_is_up_ends_all_rounds_but_the_first_ten():
+    clock = Clockwork(bare=[1.0] * 20, wobbly=[1.0, 1.5] * 10)
+    bare, other = map(clock.variant, ("bare", "wobbly"))
+    compared = [Comparison("one", other, bare)]
+    seconds = clock.measure(compared, rounds=20, is_late=lambda: len(clock.told) > 3)
+    assert len(seconds["wobbly/1"]) == 10
 
 
 def test_a_peer_stops_after_its_rounds_however_wide_its_interval():
