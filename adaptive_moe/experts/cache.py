@@ -1,7 +1,7 @@
 """Keeps the right experts on the device: LoRA bank <- RAM <- disk, the longest unused leave."""
 
 import threading
-from collections import Counter, OrderedDict, deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ class ExpertCache:
         self._bank, self._read, self._device_experts = bank, read, device_experts
         self._host: LRUCache[str, LoraWeights] = LRUCache(host_bytes, getsizeof=weights_bytes)
         self._recency: OrderedDict[str, None] = OrderedDict()  # on the device, oldest use first
-        self._uses: Counter[str] = Counter()
+        self._users: dict[str, set[object]] = {}
         self._pinned: set[str] = set()
         self._gone: deque[str] = deque()  # to be dropped
         self._dropped: set[str] = set()  # the same, once their last user is done
@@ -59,21 +59,20 @@ class ExpertCache:
     @contextmanager
     def hold(self, expert_ids: Iterable[str]) -> Iterator[None]:
         """On the device and in use inside the block; BankFullError if they cannot all be."""
-        held: list[str] = []
+        wanted, user = tuple(dict.fromkeys(expert_ids)), object()
         try:
             with self._lock:
                 self._forget_gone()
-                for expert_id in dict.fromkeys(expert_ids):
-                    self._uses[expert_id] += 1
-                    held.append(expert_id)
-                for expert_id in held:
-                    self._bring(expert_id)
+                for expert_id in wanted:
+                    self._users.setdefault(expert_id, set()).add(user)
+                self._bring(wanted)
             yield
         finally:
-            with self._lock:
-                for expert_id in held:
-                    self._let_go(expert_id)
-                self._forget_gone()
+            try:
+                self._let_go(wanted, user)
+            except KeyboardInterrupt:
+                self._let_go(wanted, user)
+                raise
 
     def prefetch(self, expert_id: str) -> None:
         """Read an expert into RAM, from where it is a copy away; nobody waits for the disk.
@@ -140,15 +139,24 @@ class ExpertCache:
 
     def _forget_gone(self) -> None:
         while self._gone:
-            expert_id = self._gone.popleft()
+            expert_id = self._gone[0]
             self._pinned.discard(expert_id)
             self._host.pop(expert_id, None)
-            if self._uses[expert_id]:
+            if self._users.get(expert_id):
                 self._dropped.add(expert_id)
             else:
                 self._remove(expert_id)
+            self._gone.popleft()  # last, so that Ctrl-C on the way loses none
 
-    def _bring(self, expert_id: str) -> None:
+    def _bring(self, expert_ids: Iterable[str]) -> None:
+        try:
+            for expert_id in expert_ids:
+                self._bring_one(expert_id)
+        except KeyboardInterrupt:
+            self._host.clear()  # its books may have been left in the middle of an entry
+            raise
+
+    def _bring_one(self, expert_id: str) -> None:
         if expert_id in self._recency:
             self._hits += 1
             self._recency.move_to_end(expert_id)
@@ -159,7 +167,6 @@ class ExpertCache:
         while not self._loaded(expert_id, weights):
             self._evict_oldest(expert_id)
         self._misses += 1
-        self._recency[expert_id] = None
 
     def _from_host(self, expert_id: str) -> LoraWeights:
         weights = self._host.get(expert_id)
@@ -178,14 +185,21 @@ class ExpertCache:
     def _loaded(self, expert_id: str, weights: LoraWeights) -> bool:
         try:
             self._bank.load(expert_id, weights)
+            self._recency[expert_id] = None
         except BankFullError:
             if not self._recency:
                 raise
             return False
+        except KeyboardInterrupt:  # it may be there, or half of it
+            self._recency[expert_id] = None
+            self._remove(expert_id)
+            raise
         return True
 
     def _evictable(self) -> list[str]:
-        return [key for key in self._recency if not self._uses[key] and key not in self._pinned]
+        return [
+            key for key in self._recency if not self._users.get(key) and key not in self._pinned
+        ]
 
     def _evict_oldest(self, newcomer: str) -> None:
         candidates = self._evictable()
@@ -198,14 +212,26 @@ class ExpertCache:
         self._evictions += 1
 
     def _remove(self, expert_id: str) -> None:
-        if expert_id in self._recency:
+        """Free its rows, all of them even if Ctrl-C arrives on the way."""
+        if expert_id not in self._recency:
+            return
+        try:
+            self._bank.evict(expert_id)
+        except KeyboardInterrupt:
             self._bank.evict(expert_id)
             del self._recency[expert_id]
+            raise
+        del self._recency[expert_id]
 
-    def _let_go(self, expert_id: str) -> None:
-        self._uses[expert_id] -= 1
-        if self._uses[expert_id] <= 0:
-            del self._uses[expert_id]
-            if expert_id in self._dropped:
-                self._dropped.discard(expert_id)
-                self._remove(expert_id)
+    def _let_go(self, expert_ids: Iterable[str], user: object) -> None:
+        """End a use; once more is fine."""
+        with self._lock:
+            for expert_id in expert_ids:
+                users = self._users.get(expert_id, set())
+                users.discard(user)
+                if not users:
+                    self._users.pop(expert_id, None)
+                    if expert_id in self._dropped:
+                        self._remove(expert_id)
+                        self._dropped.discard(expert_id)
+            self._forget_gone()

@@ -48,10 +48,18 @@ class ModulePool:
         self.ranges.take(expert_id, place)
 
     def compact(self) -> None:
-        """Move the owned ranges together; no view of the pool may be in use."""
-        for source, target in self.ranges.compact():
-            for rows in (self.a, self.b):
-                rows[target.start : target.stop] = rows[source.start : source.stop].clone()
+        """Move the owned ranges together; no view of the pool may be in use.
+
+        Ctrl-C on the way leaves every expert in one piece, where it was or where it belongs.
+        """
+        for expert_id, source, target in self.ranges.moves():
+            a = self.a[source.start : source.stop].clone()
+            b = self.b[source.start : source.stop].clone()
+            try:
+                self._move(expert_id, a, b, target)
+            except KeyboardInterrupt:
+                self._move(expert_id, a, b, target)
+                raise
 
     def views(self, expert_id: str) -> LoraPair:
         """The expert's rows themselves, without a copy."""
@@ -85,6 +93,12 @@ class ModulePool:
             )
             for mixture in mixtures
         )
+
+    def _move(self, expert_id: str, a: Tensor, b: Tensor, target: RowRange) -> None:
+        """Write an expert's factors over its own rows or free ones; once more is fine."""
+        self.a[target.start : target.stop] = a
+        self.b[target.start : target.stop] = b
+        self.ranges.move(expert_id, target)
 
 
 def normalised(mixture: Mixture) -> Mixture:

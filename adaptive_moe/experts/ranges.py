@@ -54,14 +54,18 @@ class RowRanges:
         """Free the owner's rows; one that owns none is fine."""
         self._owned.pop(owner, None)
 
-    def compact(self) -> list[tuple[RowRange, RowRange]]:
-        """Close all gaps; the moves (from, to), in the order in which they must be made."""
+    def moves(self) -> list[tuple[str, RowRange, RowRange]]:
+        """What would close all gaps: (owner, from, to), in the order in which it must be done."""
         moves = []
         start = 1
         for owner, owned in sorted(self._owned.items(), key=lambda item: item[1].start):
             place = RowRange(start, start + owned.rank)
             if place != owned:
-                moves.append((owned, place))
-                self._owned[owner] = place
+                moves.append((owner, owned, place))
             start = place.stop
         return moves
+
+    def move(self, owner: str, place: RowRange) -> None:
+        """Give the owner these rows instead of its own; nobody else may own any of them."""
+        assert owner in self._owned
+        self._owned[owner] = place
