@@ -80,7 +80,7 @@ class LoraBank:
         }
         self._capacity_bytes, self._dtype = capacity_bytes, dtype
         self._gate_dtype = torch.promote_types(dtype, torch.float32)
-        self._static = StaticRows()
+        self._static = StaticRows(capacity_bytes)
         self._sizes: dict[str, int] = {}
         self._rebound: list[tuple[nn.Module, Forward | None]] = []
         self._active = _NOBODY
@@ -107,8 +107,9 @@ class LoraBank:
 
     @property
     def allocated_bytes(self) -> int:
-        """Bytes of all pools: rows x (in + out) x bytes of the dtype, zero row included."""
-        return sum(pool.a.nbytes + pool.b.nbytes for pool in self._pools.values())
+        """Bytes of all pools, rows x (in + out) x bytes of the dtype, and of static rows."""
+        pools = sum(pool.a.nbytes + pool.b.nbytes for pool in self._pools.values())
+        return pools + self._static.allocated_bytes
 
     def weights(self, expert_id: str) -> LoraWeights:
         """The factors of a resident expert, without a copy: read them before anything else moves.

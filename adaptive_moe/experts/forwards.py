@@ -41,7 +41,23 @@ def rowwise_forward(
     original: Forward, a: Float[Tensor, "batch rank in"], b: Float[Tensor, "batch rank out"]
 ) -> Forward:
     """Every row has its own experts, gathered and padded to one rank; gates are folded into b."""
-    return partial(_rowwise, original, a.transpose(1, 2), b)
+    return partial(rowwise, original, a.transpose(1, 2), b)
+
+
+def rowwise(
+    original: Forward,
+    transposed: Float[Tensor, "batch features rank"],
+    b: Float[Tensor, "batch rank out"],
+    hidden: Float[Tensor, "*rows in"],
+) -> Float[Tensor, "*rows out"]:
+    """One layer's pass with factors of every row; what `rowwise_forward` binds."""
+    batch = b.size(0)
+    output = original(hidden)
+    low = torch.bmm(in_dtype(by_row(hidden, batch), b.dtype), transposed)
+    if needs_copy(output, b.dtype):
+        return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
+    output.view(batch, -1, b.size(2)).baddbmm_(low, b)
+    return output
 
 
 def plain_forward(module: nn.Module) -> Forward:
@@ -82,21 +98,6 @@ def _gated(
     if needs_copy(output, a.dtype):
         return output + (low @ b).to(output.dtype).view(output.shape)
     output.view(-1, b.size(1)).addmm_(low.view(-1, b.size(0)), b)
-    return output
-
-
-def _rowwise(
-    original: Forward,
-    transposed: Float[Tensor, "batch features rank"],
-    b: Float[Tensor, "batch rank out"],
-    hidden: Float[Tensor, "*rows in"],
-) -> Float[Tensor, "*rows out"]:
-    batch = b.size(0)
-    output = original(hidden)
-    low = torch.bmm(in_dtype(by_row(hidden, batch), b.dtype), transposed)
-    if needs_copy(output, b.dtype):
-        return output + torch.bmm(low, b).to(output.dtype).view(output.shape)
-    output.view(batch, -1, b.size(2)).baddbmm_(low, b)
     return output
 
 

@@ -21,30 +21,29 @@ from adaptive_moe.models.language_model import LanguageModel
 
 logger = logging.getLogger(__name__)
 
-_LENGTHS = 256  # tokens; a static cache is a multiple of this long
+_LEAST_LENGTH = 256  # tokens; a static cache is as long, or this doubled as often as it takes
 _KEPT = 2  # sizes of batch and length whose caches stay
+_MOST_COMPILED = (
+    64  # sizes of batch, length and rank; torch gives up after 8, and runs the rest as is
+)
 
 
 def can_compile(language_model: LanguageModel) -> bool:
-    """Whether one token's pass can be compiled with masks and positions of ours.
-
-    Attention has to be full, by sdpa, and positions have to be told.
-    """
-    model: Any = language_model.model
-    return (
-        bool(getattr(model, "_can_compile_fullgraph", False))
-        and language_model.takes_positions
-        and not language_model.has_fixed_mask
-        and model.config._attn_implementation == "sdpa"
-        and can_be_cut(new_cache(language_model))
-    )
+    """Whether one token's pass can be compiled as a whole, with masks and positions of ours."""
+    return _obstacle(language_model) is None
 
 
 def compiled_steps(language_model: LanguageModel, *, wanted: bool) -> "CompiledSteps | None":
     """Compiled passes if they are wanted; a model that has none goes on without, and says so."""
-    if wanted and not can_compile(language_model):
-        logger.warning("%s cannot be compiled; it answers as it is", language_model.name)
-    return CompiledSteps(language_model) if wanted and can_compile(language_model) else None
+    if not wanted:
+        return None
+    obstacle = _obstacle(language_model)
+    if obstacle is not None:
+        logger.warning(
+            "%s cannot be compiled: %s; it answers as it is", language_model.name, obstacle
+        )
+        return None
+    return CompiledSteps(language_model)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +58,8 @@ class _Place:
 class CompiledSteps:
     """Takes over prefilled caches and continues them a token at a time; one answer at a time.
 
-    `options` go to torch.compile. By default CUDA graphs are used where there is CUDA.
+    `options` go to torch.compile. By default CUDA graphs are used where there is CUDA. The caches
+    of the last two sizes of batch and length are kept for the next answers.
     """
 
     def __init__(self, language_model: LanguageModel, **options: object) -> None:
@@ -70,6 +70,21 @@ class CompiledSteps:
         self._compiled = cast("Callable[..., Tensor]", compiled)
         self._places: OrderedDict[tuple[int, int], _Place] = OrderedDict()
 
+    @property
+    def allocated_bytes(self) -> int:
+        """Bytes of the caches that are kept."""
+        return sum(
+            layer.keys.nbytes + layer.values.nbytes
+            for place in self._places.values()
+            for layer in cast("list[Any]", place.cache.layers)
+            if layer.is_initialized
+        )
+
+    def forget(self) -> bool:
+        """Give the kept caches back, which compiles nothing anew; False if there are none."""
+        places, self._places = self._places, OrderedDict()
+        return bool(places)
+
     def begin(
         self, cache: Cache, mask: Int[Tensor, "batch time"] | None, *, room: int
     ) -> "CompiledRun":
@@ -79,7 +94,7 @@ class CompiledSteps:
         """
         layers = cast("list[Any]", cache.layers)
         width, batch = cache.get_seq_length(), layers[0].keys.shape[0]
-        length = -(-(width + room) // _LENGTHS) * _LENGTHS
+        length = _static_length(width + room)
         place = self._places.pop((batch, length), None) or self._new_place(batch, length)
         self._places[batch, length] = place
         while len(self._places) > _KEPT:
@@ -130,6 +145,7 @@ class CompiledRun:
         width: int,
     ) -> None:
         self._compiled, self._cache, self._mask, self._width = compiled, cache, mask, width
+        self._is_compiled = False
 
     def step(
         self, tokens: Int[Tensor, "batch 1"], positions: Int[Tensor, "batch 1"]
@@ -137,4 +153,36 @@ class CompiledRun:
         """One more token; the raw logits of the next. They are the caller's own."""
         self._mask[..., self._width] = True
         self._width += 1
-        return self._compiled(tokens, positions, self._mask, self._cache).clone()
+        if self._is_compiled:
+            return self._compiled(tokens, positions, self._mask, self._cache).clone()
+        # Only a first step meets another size; setting the limit costs tens of microseconds.
+        with cast("Any", torch.compiler.config).patch(recompile_limit=_MOST_COMPILED):
+            logits = self._compiled(tokens, positions, self._mask, self._cache).clone()
+        self._is_compiled = True
+        return logits
+
+
+def _obstacle(language_model: LanguageModel) -> str | None:
+    """Why a pass cannot be compiled, or could in so many pieces only that nothing is gained."""
+    model: Any = language_model.model
+    obstacles = {
+        "its code is not made for it": not getattr(model, "_can_compile_fullgraph", False),
+        "it takes no positions": not language_model.takes_positions,
+        "it looks its mask up by column": language_model.has_fixed_mask,
+        "it reads positions off the mask": bool(getattr(model.config, "alibi", False)),
+        "its attention is not sdpa": model.config._attn_implementation != "sdpa",
+        "not all of its attention is full": not can_be_cut(new_cache(language_model)),
+        "its int8 layers look for outliers": any(
+            type(module).__name__ == "Linear8bitLt" for module in model.modules()
+        ),
+        "it lies on several devices": len({each.device for each in model.parameters()}) > 1,
+    }
+    return next((reason for reason, applies in obstacles.items() if applies), None)
+
+
+def _static_length(tokens: int) -> int:
+    """Room for so many tokens, in few lengths: each is compiled for itself."""
+    length = _LEAST_LENGTH
+    while length < tokens:
+        length *= 2
+    return length
