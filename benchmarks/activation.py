@@ -22,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tuple(Material.parse(word) for word in options.set),
         ranks=tuple(options.rank),
         seeds=options.seeds,
-        steps=options.steps,
+        answer_steps=options.answer_steps or options.steps,
+        prompt_steps=options.steps,
     )
     plan = Plan(models=(options.model,), threads=options.threads, device=options.device)
     trainings = Benchmark("", lambda plan, tell: compare(ablation, plan, tell))
@@ -43,6 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, nargs="+", default=[2, 8, 16, 32])
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
     parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument(
+        "--answer-steps", type=int, help="of answer-activated training; as many if not given"
+    )
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     return parser

@@ -15,6 +15,7 @@ from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.errors import ConfigurationError, CorruptExpertError
 
 if TYPE_CHECKING:
+    from adaptive_moe.engine.merging import MergeChoices
     from adaptive_moe.experts.store import ExpertRecord, Store
 
 app = group("The experts of the store: list, inspect, verify, move, remove, roll back.")
@@ -126,7 +127,7 @@ def merge(
     ] = "cat",
     weights: Annotated[
         list[float] | None,
-        typer.Option("--weight", metavar="W", help="One for each expert; absent: equal parts."),
+        typer.Option("--weight", metavar="W", help="One for each expert; absent: all alike."),
     ] = None,
     rank: Annotated[
         int | None, typer.Option("--rank", help="Of the new expert; absent: the largest of theirs.")
@@ -141,12 +142,16 @@ def merge(
     It serves after `experts activate`, to those who name it.
     """
     from adaptive_moe.cli.engine import open_engine
-    from adaptive_moe.engine.merging import MergeOrder
 
-    parts = tuple(weights) if weights else None
-    order = MergeOrder(name, tuple(experts), parts, method, rank, density, seed)
+    how: MergeChoices = {
+        "method": method,
+        "weights": weights,
+        "rank": rank,
+        "density": density,
+        "seed": seed,
+    }
     with open_engine(terminal) as moe:
-        record = moe.merge_experts(order)
+        record = moe.merge_experts(name, experts, **how)
     merged = record.manifest.training["merged"]
     assert isinstance(merged, dict)
     told = (

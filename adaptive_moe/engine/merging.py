@@ -1,7 +1,9 @@
 """From several experts to a new one: read, put together, publish; it waits to be looked at."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 from pydantic import JsonValue
 
@@ -9,7 +11,7 @@ from adaptive_moe.engine.expert_folder import write_merged
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import ConfigurationError, CorruptExpertError
 from adaptive_moe.experts.manifest import MAX_RANK
-from adaptive_moe.experts.merging import METHODS, Choices, merge
+from adaptive_moe.experts.merging import METHODS, Choices, equal_weights, merge
 from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.models.language_model import LanguageModel
@@ -17,13 +19,28 @@ from adaptive_moe.models.language_model import LanguageModel
 _FEWEST = 2
 
 
+class MergeChoices(TypedDict, total=False):
+    """How experts are put together; all of it may be left out. See `MergeOrder`."""
+
+    weights: Sequence[float] | None
+    method: str
+    rank: int | None
+    density: float
+    seed: int
+
+
 @dataclass(frozen=True, slots=True)
 class MergeOrder:
-    """A new name, the experts to put together, and how. Without weights they count alike."""
+    """A new name, the experts to put together, and how. Without weights they count alike.
+
+    `method` is one of METHODS; `rank` is that of the new expert, None for the largest of theirs;
+    `density` is the share of an update's entries that ties and dare keep, above 0 to 1, and `seed`
+    says which ones dare drops.
+    """
 
     name: str
     experts: tuple[str, ...]
-    weights: tuple[float, ...] | None = None
+    weights: Sequence[float] | None = None
     method: str = "cat"
     rank: int | None = None
     density: float = 0.5
@@ -70,13 +87,13 @@ def _checked_weights(order: MergeOrder) -> tuple[float, ...]:
         raise ConfigurationError(
             f"experts {', '.join(order.experts) or '(none)'}: name at least two, each once"
         )
-    weights = order.weights or (1 / len(order.experts),) * len(order.experts)
+    if order.method not in METHODS:
+        raise ConfigurationError(f"method {order.method!r}: there are {', '.join(METHODS)}")
+    weights = tuple(order.weights or equal_weights(order.method, len(order.experts)))
     if len(weights) != len(order.experts) or not all(map(math.isfinite, weights)):
         raise ConfigurationError(
             f"{len(weights)} weights for {len(order.experts)} experts; give each a finite number"
         )
-    if order.method not in METHODS:
-        raise ConfigurationError(f"method {order.method!r}: there are {', '.join(METHODS)}")
     if order.rank is not None and not 1 <= order.rank <= MAX_RANK:
         raise ConfigurationError(f"rank {order.rank}: an expert has 1 to {MAX_RANK} in a layer")
     if order.rank is not None and order.method == "cat":

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, final, overload
+from typing import Literal, Unpack, final, overload
 
 import platformdirs
 
@@ -16,7 +16,7 @@ from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
-from adaptive_moe.engine.merging import MergeOrder, merge_experts
+from adaptive_moe.engine.merging import MergeChoices, MergeOrder, merge_experts
 from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.orders import (
     Listener,
@@ -345,11 +345,14 @@ class AdaptiveMoE(Closable):
         check_base(Path(path), Base(base.base_id, base.name, source), force=force)
         return self._grower.import_adapter(name, Path(path))
 
-    def merge_experts(self, order: MergeOrder) -> ExpertRecord:
+    def merge_experts(
+        self, name: str, experts: Sequence[str], **how: Unpack[MergeChoices]
+    ) -> ExpertRecord:
         """Make a new expert of active ones; it stays in quarantine until `store.activate`.
 
-        Raises ConfigurationError for what cannot be merged as ordered.
+        See `MergeOrder` for `how`. Raises ConfigurationError for what cannot be merged so.
         """
+        order = MergeOrder(name, tuple(experts), **how)
         return merge_experts(
             order, store=self.store, shelf=self._shelf, language_model=self.language_model
         )

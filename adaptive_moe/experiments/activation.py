@@ -53,12 +53,17 @@ class Material:
 
 @dataclass(frozen=True, slots=True)
 class Ablation:
-    """Which trainings: every material with every rank and seed, for so many steps."""
+    """Which trainings: every material with every rank and seed, for so many steps of either kind.
+
+    A step of an answer-activated expert takes less time; equal times are different numbers of
+    steps.
+    """
 
     materials: tuple[Material, ...]
     ranks: tuple[int, ...] = (2, 8, 16, 32)
     seeds: int = 3
-    steps: int = 400
+    answer_steps: int = 400
+    prompt_steps: int = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,11 @@ def run(plan: Plan, tell: Tell) -> Findings:
     """All materials on the plan's first model; quickly one, with one rank, one seed, 40 steps."""
     materials = tuple(Material.parse(word) for word in default_materials())
     if plan.quick:
-        return compare(Ablation(materials[:1], ranks=(8,), seeds=1, steps=40), plan, tell)
+        return compare(
+            Ablation(materials[:1], ranks=(8,), seeds=1, answer_steps=40, prompt_steps=40),
+            plan,
+            tell,
+        )
     return compare(Ablation(materials), plan, tell)
 
 
@@ -100,7 +109,8 @@ def compare(ablation: Ablation, plan: Plan, tell: Tell) -> Findings:
         figures,
         {
             "model": title,
-            "steps": ablation.steps,
+            "answer_steps": ablation.answer_steps,
+            "prompt_steps": ablation.prompt_steps,
             "sets": {name: _sizes(split) for name, split in splits.items()},
             "trials": [asdict(trial) for trial in trials],
             "summary": rows,
@@ -181,9 +191,8 @@ def _trials(
     everything = list(product(range(ablation.seeds), splits, ablation.ranks, ACTIVATIONS))
     for number, (seed, name, rank, activation) in enumerate(everything, start=1):
         tell(f"training {number} of {len(everything)}: {name}, rank {rank}, {activation}")
-        settings = TrainingSettings(
-            rank=rank, activation=activation, max_steps=ablation.steps, seed=seed
-        )
+        steps = ablation.answer_steps if activation == "answer" else ablation.prompt_steps
+        settings = TrainingSettings(rank=rank, activation=activation, max_steps=steps, seed=seed)
         yield _train(language_model, bank, name, splits[name], settings)
 
 

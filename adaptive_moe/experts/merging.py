@@ -6,7 +6,7 @@ the Frobenius norm (Eckart and Young 1936). What parameters shrink by is taken p
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float64
@@ -15,6 +15,8 @@ from torch import Tensor
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.manifest import MAX_RANK
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
+
+_AVERAGING = ("ties", "dare_ties")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +44,26 @@ class Merged:
     error: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The choices, and one stream of random numbers for all layers."""
+
+    choices: Choices
+    random: torch.Generator = field(init=False)
+
+    def __post_init__(self) -> None:
+        generator = torch.Generator().manual_seed(self.choices.seed)
+        object.__setattr__(self, "random", generator)
+
+
 _Part = tuple[LoraPair, float]
 _Result = tuple[LoraPair, float, float]  # the pair, and the squared norms of what is lost and all
-Method = Callable[[Sequence[_Part], Choices], _Result]
+Method = Callable[[Sequence[_Part], _Way], _Result]
+
+
+def equal_weights(method: str, experts: int) -> tuple[float, ...]:
+    """What experts weigh that count alike: all of them 1 together, or each where TIES averages."""
+    return (1.0 if method in _AVERAGING else 1 / experts,) * experts
 
 
 def merge(
@@ -56,17 +75,19 @@ def merge(
 ) -> Merged:
     """The experts' weighted sum by one of METHODS, over every layer that any of them adapts.
 
-    Raises ConfigurationError for a rank that no adapter may have.
+    Raises ConfigurationError for a rank that no adapter may have, and for numbers too large.
     """
-    choices = choices or Choices()
+    way = _Way(choices or Choices())
     pairs, errors, lost, whole = {}, {}, 0.0, 0.0
-    for name in dict.fromkeys(name for expert in experts for name in expert):
+    for name in sorted({name for expert in experts for name in expert}):
         parts = [
             (expert[name], weight)
             for expert, weight in zip(experts, weights, strict=True)
             if name in expert
         ]
-        pair, lost_here, here = METHODS[method](parts, choices)
+        pair, lost_here, here = METHODS[method](parts, way)
+        if not (pair.a.isfinite().all() and pair.b.isfinite().all()):
+            raise ConfigurationError(f"{name} would have infinite numbers; give smaller weights")
         if pair.rank > MAX_RANK:
             raise ConfigurationError(
                 f"{name} would have rank {pair.rank}, an expert has at most {MAX_RANK}; merge "
@@ -78,54 +99,87 @@ def merge(
     return Merged(pairs, errors, (lost / whole) ** 0.5 if whole else 0.0)
 
 
-def concatenated(parts: Sequence[_Part], _choices: Choices) -> _Result:
+def concatenated(parts: Sequence[_Part], _way: _Way) -> _Result:
     """The sum itself: ranks end to end, weights in the second factor."""
     a = torch.cat([pair.a.float() for pair, _ in parts])
     b = torch.cat([pair.b.float() * weight for pair, weight in parts])
     return LoraPair(a, b), 0.0, _squared_norm(a.double(), b.double())
 
 
-def approximated(parts: Sequence[_Part], choices: Choices) -> _Result:
+def approximated(parts: Sequence[_Part], way: _Way) -> _Result:
     """The sum cut back to a rank, without ever writing the update out.
 
     With A' = Qa Ra and B' = Qb Rb the singular values are those of the small Rb Ra'.
     """
-    whole, _, _ = concatenated(parts, choices)
-    basis_a, rest_a = torch.linalg.qr(whole.a.double().T)
-    basis_b, rest_b = torch.linalg.qr(whole.b.double().T)
+    a = torch.cat([pair.a.double() for pair, _ in parts])
+    b = torch.cat([pair.b.double() * weight for pair, weight in parts])
+    basis_a, rest_a = torch.linalg.qr(a.T)
+    basis_b, rest_b = torch.linalg.qr(b.T)
     left, values, right = torch.linalg.svd(rest_b @ rest_a.T)
-    return _cut(
-        basis_b @ left[:, : len(values)], values, right[: len(values)] @ basis_a.T, parts, choices
+    kept = len(values)
+    return _cut(basis_b @ left[:, :kept], values, right[:kept] @ basis_a.T, parts, way)
+
+
+def ties(parts: Sequence[_Part], way: _Way) -> _Result:
+    """Trim the smallest entries, elect each entry's sign, average those that agree with it."""
+    from peft.utils.merge_utils import magnitude_based_pruning
+
+    density = way.choices.density
+    return _elected(
+        [magnitude_based_pruning(each, density) for each in _updates(parts)], parts, way
     )
 
 
-def _by_peft(function: str, *, is_random: bool) -> Method:
-    """One of PEFT's ways to settle conflicts between updates that are written out in full."""
+def dare_ties(parts: Sequence[_Part], way: _Way) -> _Result:
+    """Drop entries at random, elect each entry's sign, average those that agree with it."""
+    return _elected([_dropped(each, way) for each in _updates(parts)], parts, way)
 
-    def method(parts: Sequence[_Part], choices: Choices) -> _Result:
-        from peft.utils import merge_utils
 
-        updates = [pair.b.double().T @ pair.a.double() for pair, _ in parts]
-        weights = torch.tensor([weight for _, weight in parts], dtype=torch.float64)
-        with torch.random.fork_rng(enabled=is_random):
-            if is_random:
-                torch.manual_seed(choices.seed)
-            update = getattr(merge_utils, function)(updates, weights, choices.density)
-        left, values, right = torch.linalg.svd(update, full_matrices=False)
-        return _cut(left, values, right, parts, choices)
-
-    return method
+def dare_linear(parts: Sequence[_Part], way: _Way) -> _Result:
+    """Drop entries at random and add up what is left."""
+    updates = zip(_updates(parts), parts, strict=True)
+    kept = [weight * _dropped(update, way) for update, (_, weight) in updates]
+    return _cut_update(torch.stack(kept).sum(dim=0), parts, way)
 
 
 METHODS: Mapping[str, Method] = {
     "cat": concatenated,
     "svd": approximated,
-    "ties": _by_peft("ties", is_random=False),
-    "dare_ties": _by_peft("dare_ties", is_random=True),
-    "dare_linear": _by_peft("dare_linear", is_random=True),
+    "ties": ties,
+    "dare_ties": dare_ties,
+    "dare_linear": dare_linear,
 }
 """By name: the exact sum; the same at a smaller rank; TIES (Yadav et al. 2023), which trims updates
 and elects a sign; DARE (Yu et al. 2024), which drops entries at random and rescales the others."""
+
+
+def _updates(parts: Sequence[_Part]) -> list[Float64[Tensor, "out in"]]:
+    return [pair.b.double().T @ pair.a.double() for pair, _ in parts]
+
+
+def _dropped(update: Float64[Tensor, "out in"], way: _Way) -> Float64[Tensor, "out in"]:
+    """Some entries at random, so much larger that the sum is expected to be the same."""
+    density = way.choices.density
+    shares = torch.full(update.shape, density, dtype=update.dtype)
+    return update * torch.bernoulli(shares, generator=way.random).to(update.device) / density
+
+
+def _elected(
+    updates: Sequence[Float64[Tensor, "out in"]], parts: Sequence[_Part], way: _Way
+) -> _Result:
+    from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge
+
+    stacked = torch.stack([*updates])
+    signs = calculate_majority_sign_mask(stacked, method="total")
+    weights = torch.tensor([weight for _, weight in parts], dtype=stacked.dtype)
+    return _cut_update(disjoint_merge(stacked * weights[:, None, None], signs), parts, way)
+
+
+def _cut_update(update: Float64[Tensor, "out in"], parts: Sequence[_Part], way: _Way) -> _Result:
+    if not update.isfinite().all():
+        raise ConfigurationError("the sum would have infinite numbers; give smaller weights")
+    left, values, right = torch.linalg.svd(update, full_matrices=False)
+    return _cut(left, values, right, parts, way)
 
 
 def _cut(
@@ -133,10 +187,10 @@ def _cut(
     values: Float64[Tensor, " value"],
     right: Float64[Tensor, "value in"],
     parts: Sequence[_Part],
-    choices: Choices,
+    way: _Way,
 ) -> _Result:
     """The largest singular values, their root in either factor."""
-    rank = min(choices.rank or max(pair.rank for pair, _ in parts), len(values))
+    rank = min(way.choices.rank or max(pair.rank for pair, _ in parts), len(values))
     roots = values[:rank].sqrt()
     pair = LoraPair(
         (roots[:, None] * right[:rank]).float(), (left[:, :rank] * roots).T.contiguous().float()

@@ -7,7 +7,6 @@ import torch
 from peft import PeftModel
 
 from adaptive_moe import AdaptiveMoE
-from adaptive_moe.engine.merging import MergeOrder
 from adaptive_moe.errors import AdaptiveMoEError, CorruptExpertError, UnknownExpertError
 from adaptive_moe.experts.adapter_files import write_adapter
 from adaptive_moe.experts.weights import LoraPair
@@ -15,6 +14,7 @@ from adaptive_moe.models.loading import load_language_model
 from tests.cli.running import run
 
 QUESTION = "What is the capital of France?"
+TWO = ["one", "two"]
 
 
 def add_expert(moe, name, folder, seed, *, header=True):
@@ -55,7 +55,7 @@ def moe(folder):
 
 
 def test_it_answers_as_its_parents_together(moe):
-    record = moe.merge_experts(MergeOrder("both", ("one", "two")))
+    record = moe.merge_experts("both", TWO)
     assert record.status == "quarantine"
     assert "both" not in moe.experts
     moe.store.activate(record.expert_id)
@@ -72,16 +72,14 @@ def test_it_answers_as_its_parents_together(moe):
 
 
 def test_the_same_order_gives_the_same_expert(moe):
-    order = MergeOrder("again", ("one", "two"), method="svd", rank=2)
-    first, second = moe.merge_experts(order), moe.merge_experts(order)
+    first, second = (moe.merge_experts("again", TWO, method="svd", rank=2) for _ in range(2))
     assert first.expert_id == second.expert_id
     assert 0 < first.manifest.training["merged"]["relative_error"] < 1
 
 
 @pytest.mark.parametrize("form", ["peft", "vllm"])
 def test_plain_peft_reads_what_is_exported(moe, tmp_path, form):
-    order = MergeOrder(f"for-{form}", ("one", "three"), weights=(1.5, -0.5))
-    record = moe.merge_experts(order)
+    record = moe.merge_experts(f"for-{form}", ["one", "three"], weights=(1.5, -0.5))
     moe.store.activate(record.expert_id)
     moe.export_expert(record.name, tmp_path / "out", format=form)
     prompt = moe.language_model.encode(QUESTION)
@@ -95,31 +93,31 @@ def test_plain_peft_reads_what_is_exported(moe, tmp_path, form):
 
 
 @pytest.mark.parametrize(
-    ("order", "reason"),
+    ("name", "experts", "how", "reason"),
     [
-        (MergeOrder("x", ("one",)), "at least two"),
-        (MergeOrder("x", ("one", "one")), "each once"),
-        (MergeOrder("x", ("one", "two"), weights=(1.0,)), "1 weights for 2 experts"),
-        (MergeOrder("x", ("one", "two"), weights=(1.0, float("nan"))), "finite"),
-        (MergeOrder("x", ("one", "two"), method="mean"), "method 'mean'"),
-        (MergeOrder("x", ("one", "two"), rank=4), "cat keeps every rank"),
-        (MergeOrder("x", ("one", "two"), method="svd", rank=0), "rank 0"),
-        (MergeOrder("x", ("one", "two"), method="ties", density=0.0), "density"),
-        (MergeOrder("x", ("one", "whole")), "of one kind"),
-        (MergeOrder("base", ("one", "two")), "it is a route"),
+        ("x", ["one"], {}, "at least two"),
+        ("x", ["one", "one"], {}, "each once"),
+        ("x", TWO, {"weights": (1.0,)}, "1 weights for 2 experts"),
+        ("x", TWO, {"weights": (1.0, float("nan"))}, "finite"),
+        ("x", TWO, {"weights": (1e200, 1e200)}, "infinite"),
+        ("x", TWO, {"method": "mean"}, "method 'mean'"),
+        ("x", TWO, {"rank": 4}, "cat keeps every rank"),
+        ("x", TWO, {"method": "svd", "rank": 0}, "rank 0"),
+        ("x", TWO, {"method": "ties", "density": 0.0}, "density"),
+        ("x", ["one", "whole"], {}, "of one kind"),
+        ("base", TWO, {}, "it is a route"),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_cannot_be_merged_is_refused_and_leaves_nothing(moe, order, reason):
+def test_what_cannot_be_merged_is_refused_and_leaves_nothing(moe, name, experts, how, reason):
     before = len(moe.store.list())
     with pytest.raises(AdaptiveMoEError, match=reason):
-        moe.merge_experts(order)
+        moe.merge_experts(name, experts, **how)
     assert len(moe.store.list()) == before
 
 
 def test_an_expert_that_is_not_there_is_named(moe):
     with pytest.raises(UnknownExpertError, match="nobody"):
-        moe.merge_experts(MergeOrder("x", ("one", "nobody")))
+        moe.merge_experts("x", ["one", "nobody"])
 
 
 def test_a_damaged_parent_is_quarantined_and_nothing_is_written(tmp_path):
@@ -132,7 +130,7 @@ def test_a_damaged_parent_is_quarantined_and_nothing_is_written(tmp_path):
         file.chmod(0o600)
         file.write_bytes(content)
         with pytest.raises(CorruptExpertError):
-            moe.merge_experts(MergeOrder("x", ("one", "two")))
+            moe.merge_experts("x", TWO)
         assert set(moe.experts) == {"one"}
         assert {record.name for record in moe.store.list()} == {"one", "two"}
 

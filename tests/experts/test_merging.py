@@ -6,7 +6,8 @@ from peft.utils import merge_utils
 
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.bank import LoraBank
-from adaptive_moe.experts.merging import METHODS, Choices, merge
+from adaptive_moe.experts.merging import METHODS, Choices, equal_weights, merge
+from adaptive_moe.experts.weights import LoraPair
 from tests.experts.reference import layers_of, logits, random_weights, tiny_base, token_ids
 
 PARTS = (0.7, -0.2, 0.4)
@@ -80,13 +81,15 @@ def test_enough_rank_loses_nothing(experts):
 def test_conflicts_are_settled_as_peft_settles_them(experts, method):
     choices = Choices(rank=32, density=0.6, seed=5)
     merged = merge(experts, PARTS, method=method, choices=choices)
-    name = next(name for name in experts[0] if all(name in each for each in experts))
-    updates = [dense(expert[name]) for expert in experts]
+    name = min(merged.weights)  # the first that random numbers are drawn for
+    updates = [dense(expert[name]) for expert in experts if name in expert]
+    weights = [part for part, expert in zip(PARTS, experts, strict=True) if name in expert]
     with torch.random.fork_rng():
         torch.manual_seed(5)
         expected = getattr(merge_utils, method)(
-            updates, torch.tensor(PARTS, dtype=torch.float64), 0.6
+            updates, torch.tensor(weights, dtype=torch.float64), 0.6
         )
+    assert len(updates) > 1
     assert (dense(merged.weights[name]) - expected).abs().max() <= 1e-5 * expected.abs().max()
     again = merge(experts, PARTS, method=method, choices=choices)
     assert torch.equal(again.weights[name].a, merged.weights[name].a)
@@ -100,6 +103,38 @@ def test_another_seed_drops_other_entries_and_the_global_one_stays(experts):
     name = next(iter(first.weights))
     assert not torch.equal(first.weights[name].a, second.weights[name].a)
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("method", ["ties", "dare_ties"])
+def test_averaging_experts_that_agree_changes_nothing(experts, method):
+    alike = [experts[0]] * 3
+    choices = Choices(rank=32, density=1.0)
+    merged = merge(alike, equal_weights(method, 3), method=method, choices=choices)
+    for name, pair in experts[0].items():
+        torch.testing.assert_close(dense(merged.weights[name]), dense(pair), atol=1e-6, rtol=0)
+
+
+def test_what_is_added_up_weighs_one_together():
+    assert equal_weights("cat", 4) == (0.25,) * 4
+
+
+def test_layers_of_one_shape_drop_different_entries():
+    whole = LoraPair(torch.ones(1, 16), torch.ones(1, 16))
+    merged = merge(
+        [{"one": whole, "two": whole}] * 2,
+        (1.0, 0.0),
+        method="dare_linear",
+        choices=Choices(rank=16),
+    )
+    one, two = (dense(merged.weights[name]).round() for name in ("one", "two"))
+    assert one.unique().tolist() == two.unique().tolist() == [0.0, 2.0]
+    assert not torch.equal(one, two)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_that_no_number_can_hold_are_refused(experts, method):
+    with pytest.raises(ConfigurationError, match="infinite"):
+        merge(experts, (1e200, 1e200, 1e200), method=method)
 
 
 def test_opposite_experts_leave_nothing(experts):
