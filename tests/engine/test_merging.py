@@ -8,34 +8,12 @@ from peft import PeftModel
 
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.errors import AdaptiveMoEError, CorruptExpertError, UnknownExpertError
-from adaptive_moe.experts.adapter_files import write_adapter
-from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.models.loading import load_language_model
 from tests.cli.running import run
+from tests.support.random_experts import add_expert
 
 QUESTION = "What is the capital of France?"
 TWO = ["one", "two"]
-
-
-def add_expert(moe, name, folder, seed, *, header=True):
-    """An active expert of rank 3, drawn at random, in every other layer."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {
-        layer.name: LoraPair(
-            torch.randn(3, layer.in_features, generator=generator) * 0.05,
-            torch.randn(3, layer.out_features, generator=generator) * 0.05,
-        )
-        for layer in moe.language_model.layers[seed % 2 :: 2]
-    }
-    folder.mkdir()
-    write_adapter(
-        folder,
-        weights,
-        scaling=dict.fromkeys(weights, 1.0),
-        header_ids=moe.language_model.header_ids if header else None,
-        base_name="pocket",
-    )
-    moe.store.activate(moe.import_expert(name, folder, force=True).expert_id)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +21,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("merging")
     with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
         for seed, name in enumerate(("one", "two", "three")):
-            add_expert(moe, name, folder / name, seed)
-        add_expert(moe, "whole", folder / "whole", 5, header=False)
+            add_expert(moe, name, folder / name, seed=seed, stride=2)
+        add_expert(moe, "whole", folder / "whole", seed=5, header=False)
     return folder
 
 
@@ -123,7 +101,7 @@ def test_an_expert_that_is_not_there_is_named(moe):
 def test_a_damaged_parent_is_quarantined_and_nothing_is_written(tmp_path):
     with AdaptiveMoE.from_pretrained("pocket", store=tmp_path / "store") as moe:
         for seed, name in enumerate(("one", "two")):
-            add_expert(moe, name, tmp_path / name, seed)
+            add_expert(moe, name, tmp_path / name, seed=seed)
         file = moe.experts["two"].folder / "adapter_model.safetensors"
         content = bytearray(file.read_bytes())
         content[-1] ^= 1

@@ -2,36 +2,13 @@
 
 import numpy as np
 import pytest
-import torch
 
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
-from adaptive_moe.experts.adapter_files import write_adapter
-from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.integration.mixing import RULES
+from tests.support.random_experts import add_expert
 
 QUESTIONS = ["hello", "What is the capital of France?", "What is the opposite of hot?"]
-
-
-def add_expert(moe, name, folder, seed):
-    """An active answer-activated expert of rank 4, drawn at random."""
-    generator = torch.Generator().manual_seed(seed)
-    weights = {
-        layer.name: LoraPair(
-            torch.randn(4, layer.in_features, generator=generator) * 0.05,
-            torch.randn(4, layer.out_features, generator=generator) * 0.05,
-        )
-        for layer in moe.language_model.layers
-    }
-    folder.mkdir()
-    write_adapter(
-        folder,
-        weights,
-        scaling=dict.fromkeys(weights, 1.0),
-        header_ids=moe.language_model.header_ids,
-        base_name="pocket",
-    )
-    moe.store.activate(moe.import_expert(name, folder, force=True).expert_id)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +16,7 @@ def store(tmp_path_factory):
     folder = tmp_path_factory.mktemp("mixing")
     with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
         for seed, name in enumerate(("one", "two")):
-            add_expert(moe, name, folder / name, seed)
+            add_expert(moe, name, folder / name, seed=seed)
     return folder / "store"
 
 
