@@ -145,10 +145,18 @@ class Answerer:
         told = retry_on_out_of_memory(
             lambda part: work(part, request),
             _positions(encoded),
-            make_room=lambda: self._reader.forget() or self.cache.evict_idle(),
+            make_room=self._make_room,
         )
         for events in told:
             yield from events
+
+    def _make_room(self) -> bool:
+        """Give back what can be had again: conversations, compiled steps' caches, idle experts."""
+        if self._reader.forget():
+            return True
+        if self._compiled is not None and self._compiled.forget():
+            return True
+        return self.cache.evict_idle()
 
     def _beginning(
         self, part: Sequence[_Position], request: Request

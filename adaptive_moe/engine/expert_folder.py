@@ -25,7 +25,7 @@ from adaptive_moe.experts.merging import Merged
 from adaptive_moe.integration.sources import TrainingRow, write_rows
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.router.boundary import Placed, fit_boundary
+from adaptive_moe.router.boundary import Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.question_forms import BARE_FORMS
@@ -48,7 +48,7 @@ def write_trained(
     language_model: LanguageModel,
     states: StateReader,
     whitening: Whitening,
-    background: Placed,
+    background: Outside,
     settings: TrainingSettings,
 ) -> Trial:
     """All files of a trained expert but the gate's figures; the trial that the gate may ask.
@@ -159,7 +159,7 @@ def _place(
     states: StateReader,
     whitening: Whitening,
     *,
-    background: Placed,
+    background: Outside,
     seed: int,
 ) -> Domain:
     """Where the training prompts lie.

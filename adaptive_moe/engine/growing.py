@@ -23,7 +23,7 @@ from adaptive_moe.experts.adapter_files import import_adapter
 from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.models.linear_layers import LinearLayer, select
 from adaptive_moe.models.memory import peak_rss_bytes
-from adaptive_moe.router.boundary import Placed
+from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.encoding import encode_examples
@@ -196,14 +196,14 @@ class Grower:
                 name, folder, manifest, status="quarantine", reason="imported, not yet verified"
             )
 
-    def _background(self, name: str, prepared: Prepared, settings: TrainingSettings) -> Placed:
+    def _background(self, name: str, prepared: Prepared, settings: TrainingSettings) -> Outside:
         """What lies outside the new domain: known prompts, other experts' questions."""
         known = self._judge.background(settings)
         own = {each.prompt[-1][1] for each in prepared.split.train}
         others = [text for text in self._answerer.shelf.taught(besides=name) if text not in own]
-        if not others or not len(known):
+        if not others or not len(known.prompts):
             return known
-        return known + Placed(self._states(others), tuple(others))
+        return known.and_also(Placed(self._states(others), tuple(others)))
 
     def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
         return select(self._answerer.language_model.layers, settings.targets)

@@ -16,7 +16,7 @@ from adaptive_moe.engine.states import state_reader
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.router.boundary import Placed
+from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.gate import GuardItem
@@ -38,7 +38,7 @@ class GuardPool:
 
     questions: tuple[GradedQuestion, ...]
     states: Float[np.ndarray, "question state"]
-    background: Placed
+    background: Outside
 
     def choose(
         self, domain: Domain, whitening: Whitening, *, count: int, seed: int
@@ -75,7 +75,7 @@ def guard_pool(
     """
     if training.guard_prompts == 0:
         nothing = np.empty((0, 0), dtype=np.float32)
-        return GuardPool((), nothing, Placed(nothing, ()))
+        return GuardPool((), nothing, Outside(Placed(nothing, ())))
     shipped = router_folder(language_model, router)
     file = training.guard or _existing(shipped, GUARD_FILE)
     if file is None:
@@ -97,7 +97,7 @@ def guard_pool(
     return GuardPool(
         questions=tuple(questions[index] for index in right),
         states=np.stack([row.evidence.states for row in rows])[right],
-        background=Placed(state_reader(language_model, bank)(asked), tuple(asked)),
+        background=Outside.shared(Placed(state_reader(language_model, bank)(asked), tuple(asked))),
     )
 
 

@@ -14,7 +14,7 @@ from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
-from adaptive_moe.router.boundary import Placed
+from adaptive_moe.router.boundary import Outside
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Prompts, run_gate
 from adaptive_moe.training.rows import Turn
@@ -67,7 +67,7 @@ class Judge:
         if settings.guard is not None and settings.guard_prompts > 0:
             read_questions([settings.guard])
 
-    def background(self, settings: TrainingSettings) -> Placed:
+    def background(self, settings: TrainingSettings) -> Outside:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""
         return self._guard_pool(settings).background
 

@@ -48,7 +48,7 @@ class MergeOrder:
 
 
 def merge_experts(
-    order: MergeOrder, *, store: Store, shelf: ExpertShelf, language_model: LanguageModel
+    order: MergeOrder, store: Store, shelf: ExpertShelf, language_model: LanguageModel
 ) -> ExpertRecord:
     """Publish the merged expert in quarantine; those that it was made of stay as they are.
 

@@ -97,9 +97,8 @@ class AdaptiveMoE(Closable):
             memory_bytes=settings.cache.prompt_bytes,
             compiled=compiled_steps(language_model, wanted=settings.base.compile),
         )
-        self._ledger = GapLedger(
-            settings.gaps.ledger or store.root / LEDGER_FILE, before_creating=store.create
-        )
+        ledger = settings.gaps.ledger or store.root / LEDGER_FILE
+        self._ledger = GapLedger(ledger, before_creating=store.create)
         detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
         self._watch = GapWatch(
             language_model,
@@ -117,7 +116,7 @@ class AdaptiveMoE(Closable):
             settings.gaps,
             settings.training,
             experts=self._shelf,
-            lock=Path(f"{settings.gaps.ledger or store.root / LEDGER_FILE}.training.lock"),
+            lock=Path(f"{ledger}.training.lock"),
             background=background,
         )
         self.router = RouterDesk(self._answerer, settings.router)
@@ -353,9 +352,7 @@ class AdaptiveMoE(Closable):
         See `MergeOrder` for `how`. Raises ConfigurationError for what cannot be merged so.
         """
         order = MergeOrder(name, tuple(experts), **how)
-        return merge_experts(
-            order, store=self.store, shelf=self._shelf, language_model=self.language_model
-        )
+        return merge_experts(order, self.store, self._shelf, self.language_model)
 
     def export_expert(
         self,

@@ -13,7 +13,7 @@ from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.models.decoding import prefill
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
-from adaptive_moe.router.boundary import Boundary
+from adaptive_moe.router.boundary import Axes, Boundary
 from adaptive_moe.router.domains import Domain, state_vector
 from adaptive_moe.router.router import Evidence, ExpertArm, Router
 from adaptive_moe.router.scores import prefill_scores_by_row
@@ -25,6 +25,7 @@ _TARGETS_MS = {1_000: 1.0, 10_000: 5.0}
 _CENTRES, _SPREAD, _RADIUS = 16, 0.7, 12.0
 _SUPPORTS, _AXES = 700, 256
 _DISTINCT_BOUNDARIES = 64  # as arrays: more than are asked in one choice
+_WORD_SPREAD = 0.1
 _UNLIKELY = -4.0  # log-odds of the prompt being an expert's own
 _TRAINED, _PLAIN = "with boundaries, as trained ones", "without boundaries"
 _QUESTION = "What is the capital of France?"
@@ -33,7 +34,8 @@ _QUESTION = "What is the capital of France?"
 def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
     """Decisions among synthetic experts that all may be meant, as the engine keeps their list.
 
-    Those shaped like trained ones are judged: 32 of their boundaries are asked every time.
+    Those shaped like trained ones are judged: 32 of their boundaries hear the words, and those of
+    them that are spoken for most weigh the state, every time.
     """
     language_model = bases.load(POCKET, "cpu")
     clock = wall_clock(language_model.device)
@@ -65,7 +67,9 @@ def _evidence(language_model: LanguageModel) -> Evidence:
 def _arms(router: Router, evidence: Evidence, *, count: int, seed: int) -> tuple[ExpertArm, ...]:
     generator = np.random.default_rng(seed)
     whitening = router.whitening
-    boundaries = [_boundary(generator, evidence.states.size) for _ in range(_DISTINCT_BOUNDARIES)]
+    state = evidence.states.size
+    axes = Axes(_drawn(generator, state), _drawn(generator, state, _AXES))
+    boundaries = [_boundary(generator, axes) for _ in range(_DISTINCT_BOUNDARIES)]
     shape = (count, _CENTRES, whitening.dimensions)
     centres = generator.standard_normal(shape, dtype=np.float32) * np.float32(_SPREAD)
     return tuple(
@@ -89,18 +93,19 @@ def _arms(router: Router, evidence: Evidence, *, count: int, seed: int) -> tuple
     )
 
 
-def _boundary(generator: np.random.Generator, state: int) -> Boundary:
-    def drawn(*shape: int) -> np.ndarray:
-        return generator.standard_normal(shape, dtype=np.float32)
-
+def _boundary(generator: np.random.Generator, axes: Axes) -> Boundary:
     return Boundary(
-        mean=drawn(state),
-        projection=drawn(state, _AXES),
-        supports=drawn(_SUPPORTS, _AXES),
-        weights=drawn(_SUPPORTS),
-        word_weights=np.zeros(COLUMNS, dtype=np.float32),
+        axes,
+        supports=_drawn(generator, _SUPPORTS, _AXES),
+        weights=_drawn(generator, _SUPPORTS),
+        word_weights=_drawn(generator, COLUMNS) * np.float32(_WORD_SPREAD),
         bias=0.0,
         gamma=0.5 / _AXES,
         slope=1.0,
         intercept=_UNLIKELY,
     )
+
+
+def _drawn(generator: np.random.Generator, *shape: int) -> np.ndarray:
+    """Standard normal numbers, float32."""
+    return generator.standard_normal(shape, dtype=np.float32)

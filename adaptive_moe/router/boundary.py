@@ -44,17 +44,54 @@ class Placed:
         return Placed(np.concatenate([self.states, other.states]), self.texts + other.texts)
 
 
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Axes:
+    """How boundaries look at raw states: a state x lies at z = (x - mean) @ projection."""
+
+    mean: Float[np.ndarray, " state"]
+    projection: Float[np.ndarray, "state axis"]
+
+    def place(self, state: Float[np.ndarray, " state"]) -> Float[np.ndarray, " axis"]:
+        """Where a state lies. Raises RouterError for a state vector of another length."""
+        if state.shape != self.mean.shape:
+            raise RouterError(
+                f"state vectors have {state.size} values, this expert expects {self.mean.size}"
+            )
+        placed: np.ndarray = (state.astype(np.float32) - self.mean) @ self.projection
+        return placed
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What boundaries are drawn against: prompts, and the axes that all of them look along.
+
+    Without `axes` a boundary looks along those of its own outside.
+    """
+
+    prompts: Placed
+    axes: Axes | None = None
+
+    @classmethod
+    def shared(cls, known: Placed) -> "Outside":
+        """Prompts that all boundaries are drawn against, along their axes if they are enough."""
+        return cls(known, principal_axes(known.states) if len(known) > _AXES else None)
+
+    def and_also(self, others: Placed) -> "Outside":
+        """With more prompts, seen along the same axes."""
+        return Outside(self.prompts + others, self.axes)
+
+
 @dataclass(frozen=True, slots=True)
 class Boundary:
     """A kernel boundary in the raw state space, and a linear one over the prompt's words.
 
-    A state x lies at z = (x - mean) @ projection; the margin is the sum of weight_i
-    exp(-gamma |z - support_i|^2) plus bias. A wording w of unit length adds word_weights @ w, and
-    the membership is logistic(slope margin + word_weights @ w + intercept).
+    The margin of a state at z is the sum of weight_i exp(-gamma |z - support_i|^2) plus bias. A
+    wording w of unit length adds word_weights @ w, and the membership is
+    logistic(slope margin + word_weights @ w + intercept). Boundaries that were drawn against the
+    same known prompts share their axes, so that a state is placed once for all of them.
     """
 
-    mean: Float[np.ndarray, " state"]
-    projection: Float[np.ndarray, "state axis"]
+    axes: Axes
     supports: Float[np.ndarray, "support axis"]
     weights: Float[np.ndarray, " support"]
     word_weights: Float[np.ndarray, " column"]
@@ -75,19 +112,21 @@ class Boundary:
 
         Raises RouterError for a state vector of another length.
         """
-        if state.shape != self.mean.shape:
-            raise RouterError(
-                f"state vectors have {state.size} values, this expert expects {self.mean.size}"
-            )
-        place = (state.astype(np.float32) - self.mean) @ self.projection
+        return self.claim(self.axes.place(state), self.said(columns))
+
+    def said(self, columns: Int[np.ndarray, " column"]) -> float:
+        """What a `wording` alone says: log-odds, to which the state's part is added."""
+        return float(self.word_weights[columns].sum()) * unit(columns) + self.intercept
+
+    def claim(self, place: Float[np.ndarray, " axis"], said: float) -> float:
+        """The membership of a prompt that lies at `place` on the axes, by what its words said."""
         away = self.squared_norms - 2 * (self.supports @ place) + place @ place
         margin = float(self.weights @ np.exp(-self.gamma * away)) + self.bias
-        words = float(self.word_weights[columns].sum()) * unit(columns)
-        value = self.slope * margin + words + self.intercept
+        value = self.slope * margin + said
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, value))))
 
 
-def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> Boundary | None:
+def fit_boundary(inside: Placed, outside: Outside, *, groups: Sequence[str]) -> Boundary | None:
     """A boundary between an expert's training prompts, in `groups`, and all others.
 
     A support vector machine over states and a logistic regression over words, each fitted with
@@ -97,22 +136,23 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
     """
     from sklearn.linear_model import LogisticRegression
 
-    if min(len(inside), len(outside)) < _FEWEST:
+    others = outside.prompts
+    if min(len(inside), len(others)) < _FEWEST:
         return None
-    mean, projection = _principal_axes(outside.states)
-    both = inside + outside
+    axes = outside.axes or principal_axes(others.states)
+    both = inside + others
     most = float(np.finfo(np.float16).max)
-    places = np.clip((both.states.astype(np.float32) - mean) @ projection, -most, most)
+    places = np.clip((both.states.astype(np.float32) - axes.mean) @ axes.projection, -most, most)
     # Rounded as supports are kept: the machine is fitted to what it will see.
     places = places.astype(np.float16).astype(np.float32)
     total = float(places.astype(np.float64).var(axis=0).sum())
     sides = _Sides(
         places=places,
         words=wording_matrix(both.texts),
-        labels=np.repeat([1, 0], [len(inside), len(outside)]),
+        labels=np.repeat([1, 0], [len(inside), len(others)]),
         gamma=_WIDTH / total if total > 0 else 1.0,
     )
-    alone = [str(index) for index in range(len(outside))]
+    alone = [str(index) for index in range(len(others))]
     folds = [fold_numbers(each, folds=_FOLDS, seed=0) for each in (groups, alone)]
     margins = sides.left_out_margins(np.concatenate(folds))
     platt = LogisticRegression(C=_PLATT_STRENGTH).fit(margins, sides.labels)
@@ -120,8 +160,7 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
     everything = np.arange(len(both))
     state_machine, word_machine = sides.by_state(everything), sides.by_words(everything)
     return Boundary(
-        mean=mean,
-        projection=projection,
+        axes=axes,
         supports=state_machine.support_vectors_.astype(np.float32),
         weights=state_machine.dual_coef_[0].astype(np.float32),
         word_weights=(word_slope * word_machine.coef_[0]).astype(np.float16).astype(np.float32),
@@ -130,6 +169,22 @@ def fit_boundary(inside: Placed, outside: Placed, *, groups: Sequence[str]) -> B
         slope=slope,
         intercept=float(platt.intercept_[0]) + word_slope * float(word_machine.intercept_[0]),
     )
+
+
+def principal_axes(states: Float[np.ndarray, "prompt state"]) -> Axes:
+    """The standardised states' main axes, rounded as they are kept; two states at least."""
+    from sklearn.decomposition import PCA
+
+    mean, spread = states.mean(axis=0), states.std(axis=0)
+    scale = np.maximum(spread, _LEAST_SPREAD * np.median(spread))
+    scale = np.where(scale > 0, scale, 1.0)
+    axes = min(_AXES, len(states) - 1, states.shape[1])
+    with np.errstate(invalid="ignore"):  # the shares of a variance of 0 are not used
+        found = PCA(axes, svd_solver="randomized", random_state=0).fit((states - mean) / scale)
+    most = float(np.finfo(np.float16).max)
+    projection = np.clip((found.components_ / scale).T, -most, most)
+    projection = projection.astype(np.float16).astype(np.float32)
+    return Axes(mean.astype(np.float32), projection)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +217,3 @@ class _Sides:
             margins[left_out, 0] = self.by_state(rest).decision_function(self.places[left_out])
             margins[left_out, 1] = self.by_words(rest).decision_function(self.words[left_out])
         return margins
-
-
-def _principal_axes(
-    states: Float[np.ndarray, "prompt state"],
-) -> tuple[Float[np.ndarray, " state"], Float[np.ndarray, "state axis"]]:
-    """Mean and projection onto the standardised states' main axes, rounded as they are kept."""
-    from sklearn.decomposition import PCA
-
-    mean, spread = states.mean(axis=0), states.std(axis=0)
-    scale = np.maximum(spread, _LEAST_SPREAD * np.median(spread))
-    scale = np.where(scale > 0, scale, 1.0)
-    axes = min(_AXES, len(states) - 1, states.shape[1])
-    with np.errstate(invalid="ignore"):  # the shares of a variance of 0 are not used
-        found = PCA(axes, svd_solver="randomized", random_state=0).fit((states - mean) / scale)
-    most = float(np.finfo(np.float16).max)
-    projection = np.clip((found.components_ / scale).T, -most, most)
-    projection = projection.astype(np.float16).astype(np.float32)
-    return mean.astype(np.float32), projection

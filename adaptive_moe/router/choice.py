@@ -5,7 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from adaptive_moe.errors import UnknownExpertError
+from adaptive_moe.router.boundary import Axes
 from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, DomainMatch
 from adaptive_moe.router.evidence import Evidence
@@ -20,6 +23,9 @@ _SURELY_INSIDE = 0.9
 _LEAST_MEMBERSHIP = 0.3
 # An untrained router does not know the base's chances; an expert must at least be worth its own.
 _WORTH_ASKING = 0.5
+# Boundaries whose states' part is weighed. Among 40 experts on neighbouring subjects, 27 of whose
+# domains contained the usual development question, 799 of 800 routes were those of asking all.
+_MOST_ASKED = 8
 _UNNAMED = "the base's ordinary prompts"
 BASE_PREFIX = "base:"
 EXPERT_PREFIX = "expert:"
@@ -208,24 +214,49 @@ def _candidates(
     times their chances of being wrong (a stick-breaking product).
     """
     rival = _nearest_of_base(match)
-    near = [
-        (arms[key.removeprefix(EXPERT_PREFIX)], distance)
-        for key, distance in match.ranking
-        if key.removeprefix(EXPERT_PREFIX) in arms and key.startswith(EXPERT_PREFIX)
-    ]
-    columns = wording(evidence.text if near else "")
     found, left = [], 1.0
+    near = _near(match, arms)
+    said = _most_spoken_for(near, evidence.text)
+    places: dict[Axes, np.ndarray] = {}
     for arm, distance in sorted(near, key=lambda item: item[0].created, reverse=True):
-        if distance > arm.domain.radius:
-            continue
-        if arm.domain.boundary is not None:
-            claim = arm.domain.boundary.membership(evidence.states, columns)
+        boundary = arm.domain.boundary
+        if boundary is None:
+            if distance < rival:
+                belongs = membership(distance, arm.domain.radius) * left
+                found.append(Candidate(arm, distance, belongs))
+        elif arm.expert_id in said:
+            if boundary.axes not in places:
+                places[boundary.axes] = boundary.axes.place(evidence.states)
+            claim = boundary.claim(places[boundary.axes], said[arm.expert_id])
             belongs, left = claim * left, left * (1 - claim)
             if belongs >= _LEAST_MEMBERSHIP:
                 found.append(Candidate(arm, distance, belongs))
-        elif distance < rival:
-            found.append(Candidate(arm, distance, membership(distance, arm.domain.radius) * left))
     return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
+
+
+def _near(match: DomainMatch, arms: Mapping[str, ExpertArm]) -> list[tuple[ExpertArm, float]]:
+    """The experts whose domain contains the prompt, with its distance, nearest first."""
+    return [
+        (arm, distance)
+        for key, distance in match.ranking
+        if key.startswith(EXPERT_PREFIX)
+        and (arm := arms.get(key.removeprefix(EXPERT_PREFIX))) is not None
+        and distance <= arm.domain.radius
+    ]
+
+
+def _most_spoken_for(near: list[tuple[ExpertArm, float]], text: str) -> dict[str, float]:
+    """By expert id what the prompt's words say for it, of the experts worth asking further.
+
+    States cost far more to weigh than words, and count for less where there are many experts.
+    """
+    columns = wording(text if near else "")
+    said = {
+        arm.expert_id: arm.domain.boundary.said(columns)
+        for arm, _ in near
+        if arm.domain.boundary is not None
+    }
+    return dict(sorted(said.items(), key=lambda item: -item[1])[:_MOST_ASKED])
 
 
 def _mixture(fitting: list[Candidate], max_experts: int) -> list[Candidate]:

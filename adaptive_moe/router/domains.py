@@ -1,11 +1,13 @@
 """Domains of prompts in the base's own state space: centroids, radii and nearest-domain search."""
 
+import hashlib
 import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
+from weakref import WeakValueDictionary
 
 import numpy as np
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from scipy.stats import t as student_t
 
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.prefilling import Prefill
-from adaptive_moe.router.boundary import Boundary
+from adaptive_moe.router.boundary import Axes, Boundary
 from adaptive_moe.router.folds import fold_numbers
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 from adaptive_moe.router.wording import COLUMNS
@@ -44,13 +46,13 @@ _MATRIX_AXES = 2
 _POINTS_PER_CENTROID = 4
 # A boundary's parts as they are kept.
 _NUMBERS = ("bias", "gamma", "slope", "intercept")
+_AXES_ARRAYS = {"mean": np.float32, "projection": np.float16}
 _ARRAYS = {
-    "mean": np.float32,
-    "projection": np.float16,
     "supports": np.float16,
     "weights": np.float32,
     "word_weights": np.float16,
 }
+_known_axes: WeakValueDictionary[bytes, Axes] = WeakValueDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,8 +226,9 @@ def write_domain(path: Path, domain: Domain) -> None:
     arrays = {"centroids": np.ascontiguousarray(domain.centroids)}
     if domain.boundary is not None:
         record["boundary"] = {name: getattr(domain.boundary, name) for name in _NUMBERS}
-        for name, kind in _ARRAYS.items():
-            arrays[name] = np.ascontiguousarray(getattr(domain.boundary, name), dtype=kind)
+        for whole, kinds in ((domain.boundary, _ARRAYS), (domain.boundary.axes, _AXES_ARRAYS)):
+            for name, kind in kinds.items():
+                arrays[name] = np.ascontiguousarray(getattr(whole, name), dtype=kind)
     # One metadata entry: the order of several is not fixed by the format.
     metadata = {"domain": json.dumps(record, sort_keys=True)}
     save_file(arrays, path, metadata=metadata)
@@ -239,10 +242,12 @@ def read_domain(path: Path) -> Domain:
             centroids = file.get_tensor("centroids")
             boundary = None
             if record["boundary"] is not None:
-                parts: dict[str, Any] = {name: file.get_tensor(name) for name in _ARRAYS}
-                parts = {name: array.astype(np.float32) for name, array in parts.items()}
+                axes = _shared(*(file.get_tensor(name) for name in _AXES_ARRAYS))
+                parts: dict[str, Any] = {
+                    name: file.get_tensor(name).astype(np.float32) for name in _ARRAYS
+                }
                 parts |= {name: float(record["boundary"][name]) for name in _NUMBERS}
-                boundary = Boundary(**parts)
+                boundary = Boundary(axes, **parts)
         domain = Domain(
             str(record["label"]),
             centroids,
@@ -258,14 +263,26 @@ def read_domain(path: Path) -> Domain:
     return domain
 
 
+def _shared(mean: np.ndarray, projection: np.ndarray) -> Axes:
+    """The axes of these arrays, one object for all domains that have them."""
+    digest = hashlib.sha256(mean.tobytes() + projection.tobytes()).digest()
+    axes = _known_axes.get(digest)
+    if axes is None:
+        axes = Axes(mean.astype(np.float32), projection.astype(np.float32))
+        _known_axes[digest] = axes
+    return axes
+
+
 def _is_possible(domain: Domain) -> bool:
     """Everything finite, and the parts of the boundary of one size."""
     numbers = [domain.centroids, np.array(domain.radius)]
     boundary = domain.boundary
     if boundary is not None:
+        axes = boundary.axes
+        numbers += [axes.mean, axes.projection]
         numbers += [np.asarray(getattr(boundary, name)) for name in (*_ARRAYS, *_NUMBERS)]
-        size, axes = boundary.projection.shape
-        if boundary.mean.shape != (size,) or boundary.supports.shape[1:] != (axes,):
+        size, count = axes.projection.shape
+        if axes.mean.shape != (size,) or boundary.supports.shape[1:] != (count,):
             return False
         if boundary.weights.shape != boundary.supports.shape[:1]:
             return False

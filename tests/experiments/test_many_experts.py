@@ -38,7 +38,7 @@ def test_the_router_weighs_the_experts_it_is_given(pocket):
     arms = choosing._arms(router, evidence, count=50, seed=0)
     decision = router.decide(evidence, arms)
     assert decision.kind == "base"
-    assert len({arm.domain.boundary.projection.tobytes() for arm in arms}) == 50
+    assert len({arm.domain.boundary.supports.tobytes() for arm in arms}) == 50
     distances = index_arms(router.model, arms).index.assign(evidence.states).ranking
     assert sum(key.startswith("expert:") for key, _ in distances) > 10
     assert all(distance <= choosing._RADIUS for _, distance in distances)

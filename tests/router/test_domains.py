@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from adaptive_moe.errors import RouterError
-from adaptive_moe.router.boundary import Boundary, Placed, fit_boundary
+from adaptive_moe.router.boundary import Boundary, Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import (
     Domain,
     DomainIndex,
@@ -202,7 +202,7 @@ def test_a_domain_survives_its_file_byte_for_byte(tmp_path: Path) -> None:
 def fit(inside: np.ndarray, outside: np.ndarray) -> Boundary | None:
     """A boundary between prompts that all say the same, each a source of its own."""
     groups = [str(index) for index in range(len(inside))]
-    return fit_boundary(placed(inside), placed(outside), groups=groups)
+    return fit_boundary(placed(inside), Outside(placed(outside)), groups=groups)
 
 
 def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path) -> None:
@@ -223,6 +223,27 @@ def test_a_boundary_tells_new_prompts_apart_and_survives_its_file(tmp_path: Path
     assert read is not None
     again = [read.membership(state, said) for state in own]
     assert again == pytest.approx(inside, abs=1e-6)
+
+
+def test_boundaries_against_the_same_known_prompts_place_a_state_once(tmp_path: Path) -> None:
+    world = World(3)
+    known = Outside.shared(placed(np.concatenate([world.states(name, 90) for name in "abc"])))
+    own, others = world.states("g", 40), placed(world.states("h", 40))
+    groups = [str(index) for index in range(40)]
+    boundaries = [
+        fit_boundary(placed(own), outside, groups=groups)
+        for outside in (known, known.and_also(others))
+    ]
+    for number, boundary in enumerate(boundaries):
+        assert boundary is not None
+        assert boundary.axes is known.axes
+        domain = replace(ball(0.0, 0.0, 1.0, "g"), boundary=boundary)
+        write_domain(tmp_path / str(number), domain)
+    one, other = (read_domain(tmp_path / name).boundary for name in "01")
+    assert one is not None
+    assert other is not None
+    assert one.axes is other.axes
+    assert one.supports.shape != other.supports.shape
 
 
 def test_a_boundary_needs_prompts_on_both_sides_and_states_of_its_length() -> None:
@@ -248,7 +269,7 @@ def test_a_boundary_stays_finite_whatever_the_states_spread(spread: float) -> No
 def test_states_that_are_all_the_same_tell_nothing_and_words_still_do() -> None:
     states = np.ones((30, 24), np.float32)
     inside, outside = placed(states, "the star"), placed(states, "the town")
-    boundary = fit_boundary(inside, outside, groups=[str(index) for index in range(30)])
+    boundary = fit_boundary(inside, Outside(outside), groups=[str(index) for index in range(30)])
     assert boundary is not None
     assert boundary.membership(states[0], wording("a star")) > 0.5
     assert boundary.membership(states[0], wording("a town")) < 0.5
@@ -260,7 +281,9 @@ def test_words_tell_apart_what_lies_at_the_same_place() -> None:
     towns = ("Berlin", "Madrid", "Vienna", "Dublin", "Athens", "Warsaw")
     inside = Placed(world.states("a", 60), tuple(f"what is {name}?" for name in stars * 10))
     outside = Placed(world.states("a", 60), tuple(f"what is {name}?" for name in towns * 10))
-    boundary = fit_boundary(inside, outside, groups=[str(index % 10) for index in range(60)])
+    boundary = fit_boundary(
+        inside, Outside(outside), groups=[str(index % 10) for index in range(60)]
+    )
     assert boundary is not None
     for state in later.states("a", 20):
         named = [boundary.membership(state, wording(f"{name}, please")) for name in stars + towns]

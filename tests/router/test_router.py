@@ -12,7 +12,7 @@ from scipy.special import logit
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError, UnknownExpertError
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
-from adaptive_moe.router.boundary import Boundary, fit_boundary
+from adaptive_moe.router.boundary import Boundary, Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
 from adaptive_moe.router.router import ExpertArm, Router
 from tests.router.world import NUMERICS, World, make_evidence, make_trace, placed
@@ -257,7 +257,7 @@ def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> N
 
 def boundary(inside: np.ndarray, outside: np.ndarray) -> Boundary | None:
     groups = [str(index) for index in range(len(inside))]
-    return fit_boundary(placed(inside), placed(outside), groups=groups)
+    return fit_boundary(placed(inside), Outside(placed(outside)), groups=groups)
 
 
 def test_the_younger_expert_takes_what_both_claim_and_leaves_the_rest(trained: Router) -> None:
@@ -284,6 +284,38 @@ def test_the_younger_expert_takes_what_both_claim_and_leaves_the_rest(trained: R
         for states in World(8).states(domain, 20):
             decision = trained.decide(make_evidence(states, 3.0), [older, younger])
             assert [name for name, _, _ in decision.experts] == [wanted]
+
+
+def test_among_many_experts_at_one_place_the_words_find_the_one(trained: Router) -> None:
+    stars = [
+        "Orion",
+        "Lyra",
+        "Cygnus",
+        "Auriga",
+        "Lepus",
+        "Corvus",
+        "Pavo",
+        "Vela",
+        "Draco",
+        "Indus",
+        "Hydra",
+        "Norma",
+    ]
+    texts = np.array([f"what is {star}?" for star in stars for _ in range(10)])
+    states = World(7).states("g", len(texts))
+    place = arm(trained, "g").domain
+    experts = []
+    for star in stars:
+        own = np.char.find(texts, star) >= 0
+        sides = [Placed(states[side], tuple(texts[side].tolist())) for side in (own, ~own)]
+        drawn = fit_boundary(
+            sides[0], Outside(sides[1]), groups=[str(index) for index in range(10)]
+        )
+        domain = replace(place, label=star, radius=1e9, boundary=drawn)
+        experts.append(replace(arm(trained, "g", name=star), domain=domain))
+    for star, states_now in zip(stars, World(8).states("g", len(stars)), strict=True):
+        decision = trained.decide(make_evidence(states_now, 3.0, f"{star}, what is it?"), experts)
+        assert [name for name, _, _ in decision.experts] == [star]
 
 
 def test_an_experts_answer_is_judged_by_the_experts_record(trained: Router) -> None:
