@@ -1,7 +1,4 @@
-"""The parts of our runtime, and the whole of it, as variants to be timed beside bare generate.
-
-Another way to decode (compiled, say) is one more entry of `Ours.comparisons`.
-"""
+"""The parts of our runtime, and the whole of it, as variants to be timed beside bare generate."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,6 +7,7 @@ from dataclasses import fields
 import numpy as np
 
 from adaptive_moe.engine.runtime import AdaptiveMoE
+from adaptive_moe.experiments.compiled_variants import compiled_comparisons
 from adaptive_moe.experiments.interleaved import Comparison, Variant
 from adaptive_moe.experiments.plan import POCKET, Plan
 from adaptive_moe.experiments.workload import (
@@ -26,6 +24,7 @@ from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.integration.attribution import attribute
 from adaptive_moe.models import decoding
+from adaptive_moe.models.compiled import can_compile
 from adaptive_moe.models.decoding import Completion, Prefill
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.token_trace import TokenTrace, TraceRecorder
@@ -74,6 +73,8 @@ class Ours:
         else:
             eight = self._decoding("eight experts", one_each(batch))
             found.append(Comparison("eight_experts", eight, bare, 1.15))
+        if self._plan.compiles and can_compile(self._language_model):
+            found += compiled_comparisons(self._language_model, self._bank, self._plan, batch)
         return found
 
     def _decoding(self, name: str, rows: Sequence[Mixture]) -> Variant:

@@ -15,7 +15,7 @@ from adaptive_moe.experiments import peers
 from adaptive_moe.experiments.figures import Figure, reason_of
 from adaptive_moe.experiments.interleaved import Comparison, Run, Variant
 from adaptive_moe.experiments.plan import Plan
-from adaptive_moe.experiments.workload import NAMES, full_length, prompts_of, token_ids
+from adaptive_moe.experiments.workload import NAMES, generated, prompts_of, token_ids
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.models.language_model import LanguageModel
 
@@ -160,7 +160,6 @@ class Peers:
         prompts = prompts_of(self._language_model, self._plan.prompt_tokens, batch)
         return token_ids(self._language_model, prompts)
 
-    @torch.inference_mode()
     def _generate(
         self,
         model: Any,  # noqa: ANN401 - transformers' or PEFT's
@@ -168,10 +167,4 @@ class Peers:
         new_tokens: int,
         **options: list[str],
     ) -> int:
-        produced = model.generate(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            generation_config=full_length(new_tokens, pad_id=self._language_model.pad_id),
-            **options,
-        )
-        return int(produced.shape[1] - ids.shape[1])
+        return generated(model, ids, new_tokens, pad_id=self._language_model.pad_id, **options)

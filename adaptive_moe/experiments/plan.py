@@ -48,6 +48,11 @@ class Plan:
         return self.models or (POCKET, RANDOM_30M, *large)
 
     @property
+    def compiles(self) -> bool:
+        """Whether answers through torch.compile are measured too: on CUDA."""
+        return self.device.startswith("cuda")
+
+    @property
     def most_rounds(self) -> int:
         """No variant runs in more rounds than this."""
         return min(self.rounds, _QUICK_ROUNDS) if self.quick else self.rounds

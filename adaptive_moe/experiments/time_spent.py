@@ -8,7 +8,6 @@ matrix products of the base alone, with the shapes of the same answer, on tensor
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from torch.nn.functional import linear
@@ -24,10 +23,11 @@ from adaptive_moe.experiments.workload import (
     ONE,
     answered,
     bank_with,
-    full_length,
+    generated,
     one_each,
     prompts_of,
     random_experts,
+    token_ids,
 )
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.pool import Mixture
@@ -84,16 +84,9 @@ def _at_batch(
     return {"ways": found, "floor": _floor(language_model, plan, prompts)}
 
 
-@torch.inference_mode()
 def _bare(language_model: LanguageModel, prompts: Sequence[EncodedPrompt], new_tokens: int) -> None:
-    rows = [[*prompt.prompt_ids, *prompt.header_ids] for prompt in prompts]
-    ids = torch.tensor(rows, device=language_model.device)
-    model: Any = language_model.model
-    model.generate(
-        input_ids=ids,
-        attention_mask=torch.ones_like(ids),
-        generation_config=full_length(new_tokens, pad_id=language_model.pad_id),
-    )
+    ids = token_ids(language_model, prompts)
+    generated(language_model.model, ids, new_tokens, pad_id=language_model.pad_id)
 
 
 def _spent(

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import GenerationConfig
@@ -19,6 +20,7 @@ from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.experts.store import Store
 from adaptive_moe.experts.weights import LoraPair, LoraWeights
+from adaptive_moe.models.compiled import CompiledSteps
 from adaptive_moe.models.decoding import Completion, Prefill, decode, prefill, run_header
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 
@@ -89,6 +91,25 @@ def full_length(new_tokens: int, *, pad_id: int | None = None) -> GenerationConf
     )
 
 
+@torch.inference_mode()
+def generated(
+    model: Any,  # noqa: ANN401 - transformers' or PEFT's
+    ids: torch.Tensor,
+    new_tokens: int,
+    *,
+    pad_id: int,
+    **options: object,
+) -> int:
+    """A model's own `generate`, greedily to full length; the new tokens of a row."""
+    produced = model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        generation_config=full_length(new_tokens, pad_id=pad_id),
+        **options,
+    )
+    return int(produced.shape[1] - ids.shape[1])
+
+
 def answered(
     language_model: LanguageModel,
     bank: LoraBank,
@@ -96,11 +117,12 @@ def answered(
     rows: Sequence[Mixture],
     *,
     new_tokens: int,
+    compiled: CompiledSteps | None = None,
 ) -> tuple[Prefill, tuple[Completion, ...]]:
     """Prefill by the base, header and answers by each row's experts, greedily to full length."""
     with bank.activate([()] * len(prompts)):
         filled = prefill(language_model, prompts)
-    with bank.activate(rows):
+    with bank.activate(rows, static=compiled is not None):
         cache, logits = filled.header_cache, filled.first_logits
         if any(rows):
             cache, logits = run_header(language_model, filled)
@@ -111,6 +133,7 @@ def answered(
             attention_mask=filled.attention_mask,
             prompts=filled.prompts,
             generation=full_length(new_tokens),
+            compiled=compiled,
         )
     assert last.completions is not None
     return filled, last.completions

@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from adaptive_moe.experiments import bases, generate, peers
+from adaptive_moe.experiments.compiled_variants import compiled_comparisons
 from adaptive_moe.experiments.machine import working_conditions
 from adaptive_moe.experiments.peer_variants import Peers
 from adaptive_moe.experiments.plan import Plan
-from adaptive_moe.experiments.workload import prompts_of, random_experts
+from adaptive_moe.experiments.workload import bank_with, prompts_of, random_experts
 
 PLAN = Plan(models=("pocket",), rounds=1, prompt_tokens=16, new_tokens=4, threads=1, batches=(2,))
 ANSWERS = {"no_expert", "one_expert", "four_mixed", "scores", "routed", "eight_experts"}
@@ -71,3 +72,14 @@ def test_prompts_have_exactly_the_length_asked_for(pocket, tokens):
     prompts = prompts_of(pocket, tokens, 3)
     assert [prompt.length for prompt in prompts] == [tokens] * 3
     assert len({prompt.prompt_ids for prompt in prompts}) == 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_compiled_ways_answer_as_long_as_the_others(compilable, pocket):
+    bank = bank_with(pocket, random_experts(pocket, rank=2, seed=0))
+    with working_conditions(threads=2):
+        found = compiled_comparisons(pocket, bank, PLAN, 2)
+        lengths = {each.variant.run() for each in found} | {found[0].reference.run()}
+    assert lengths == {PLAN.new_tokens}
+    assert {each.row for each in found} <= ANSWERS
