@@ -197,7 +197,13 @@ def export(
         store.verify(record.expert_id)
         export_adapter(record, folder, format=form)
     values = {"name": record.name, "version": record.version, "folder": str(folder), "format": form}
-    terminal.finish(values, f"{record.name} v{record.version} is written to {folder} ({form}).")
+    told = [f"{record.name} v{record.version} is written to {folder} ({form})."]
+    if record.manifest.activation == "answer":
+        told.append(
+            "It acts from the generation header on (alora_invocation_tokens in its configuration); "
+            "an engine that does not know this applies it to the prompt too and answers otherwise."
+        )
+    terminal.finish(values | {"activation": record.manifest.activation}, *told)
     return 0
 
 

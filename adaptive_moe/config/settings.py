@@ -82,7 +82,12 @@ class BaseModelSettings(Section):
 
 
 class GenerationSettings(Section):
-    """How answers are decoded unless a call says otherwise."""
+    """How answers are decoded unless a call says otherwise.
+
+    Of the checkpoint's own generation_config only the end tokens are used. Answers are greedy
+    unless `do_sample`; sampling has no top_k unless the call gives one. A call without a seed
+    draws with the one configured here, so the same call gives the same answer.
+    """
 
     max_new_tokens: PositiveInt = Field(64, description="tokens; the longest answer")
     do_sample: bool = Field(default=False, description="greedy when false")

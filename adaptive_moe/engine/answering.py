@@ -3,7 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from typing import final
 
@@ -13,24 +13,23 @@ from jaxtyping import Float
 from adaptive_moe.engine.choosing import Chooser
 from adaptive_moe.engine.events import (
     Answer,
-    AnswerAttribution,
     Event,
     Route,
     Routed,
     RoutedExpert,
     Scored,
-    Source,
     Token,
     Usage,
 )
+from adaptive_moe.engine.explaining import Explainer
 from adaptive_moe.engine.reading import PromptReader
 from adaptive_moe.engine.request import Request
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.engine.text_stream import TextStream, pieces
+from adaptive_moe.errors import BankFullError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import ExpertCache
 from adaptive_moe.experts.pool import Mixture
-from adaptive_moe.integration.attribution import attribute
 from adaptive_moe.models.blending import Blend
 from adaptive_moe.models.compiled import CompiledSteps
 from adaptive_moe.models.decoding import (
@@ -44,7 +43,7 @@ from adaptive_moe.models.decoding import (
 )
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
 from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
-from adaptive_moe.models.token_choice import numbered
+from adaptive_moe.models.token_choice import check_vocabulary, numbered
 from adaptive_moe.router.router import Evidence, RouteDecision, Router
 
 
@@ -106,6 +105,7 @@ class Answerer:
         self._compiled = compiled
         self._chooser = Chooser(language_model, cache, shelf, router, mixing=mixing)
         self._reader = PromptReader(language_model, bank, memory_bytes=memory_bytes)
+        self._explainer = Explainer(language_model, bank, cache, shelf, self._chooser)
 
     @property
     def router(self) -> Router:
@@ -134,9 +134,11 @@ class Answerer:
 
         A single prompt's events come as they happen, from the first token on; those of a batch
         when it is done. When memory runs out, conversations are forgotten, idle experts evicted and
-        then the batch is halved, unless something was told already. Raises PromptError before
-        anything is computed, UnknownExpertError for a forced name, and InsufficientMemoryError.
+        then the batch is halved, unless something was told already. Raises PromptError and
+        ConfigurationError (a token id beyond the vocabulary) before anything is computed,
+        UnknownExpertError for a forced name, and InsufficientMemoryError.
         """
+        check_vocabulary(request.generation, self.language_model.vocab_size)
         budget = request.generation.max_new_tokens or 0
         encoded = [self.language_model.encode(each, max_new_tokens=budget) for each in prompts]
         if not encoded:
@@ -223,11 +225,29 @@ class Answerer:
     def _decode_group(
         self, filled: Prefill, group: list[_Row], request: Request
     ) -> Iterator[tuple[int, Event]]:
+        """One batch's answers, half after half where the device has no room for all its experts."""
+        needed = {expert_id for row in group for expert_id, _ in row.mixture}
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.cache.hold(needed))
+            except BankFullError:
+                if len(group) == 1:
+                    raise
+            else:
+                yield from self._decode(filled, group, request)
+                return
+        middle = len(group) // 2
+        for places in (range(middle), range(middle, len(group))):
+            half = [group[place] for place in places]
+            yield from self._decode_group(take_rows(filled, list(places)), half, request)
+
+    def _decode(
+        self, filled: Prefill, group: list[_Row], request: Request
+    ) -> Iterator[tuple[int, Event]]:
         started = time.perf_counter()
         streams = [TextStream(self.language_model) for _ in group]
-        needed = {expert_id for row in group for expert_id, _ in row.mixture}
         readers = self._readers(group)
-        with self.cache.hold(needed), self._active(group, readers):
+        with self._active(group, readers):
             for step in self._steps(filled, group, readers, request):
                 for row, stream, token_id in zip(group, streams, step.token_ids, strict=True):
                     text = stream.push(token_id) if token_id is not None else ""
@@ -311,7 +331,7 @@ class Answerer:
     def _finish(self, filled: Prefill, place: int, row: _Row, request: Request) -> Answer:
         completion = row.completion
         assert completion is not None
-        visible = [each for each in completion.token_ids if each not in self.language_model.eos_ids]
+        visible = completion.visible_ids
         # A record is of an expert's own prompts; what was expected knows how surely this is one.
         names = [name for name, _, _ in row.decision.experts]
         records = row.decision.expected or self.shelf.records(names)
@@ -319,8 +339,14 @@ class Answerer:
         started = time.perf_counter()
         attribution = None
         if request.attribution and row.mixture and visible:
-            alone = take_rows(filled, [place])
-            attribution = self._attribute(alone, row, visible, completion.text)
+            attribution = self._explainer.explain(
+                take_rows(filled, [place]),
+                visible,
+                completion.text,
+                evidence=row.evidence,
+                decision=row.decision,
+                mixture=row.mixture,
+            )
             row.seconds["attribution"] = time.perf_counter() - started
         return Answer(
             text=completion.text,
@@ -338,37 +364,6 @@ class Answerer:
                 seconds=row.seconds,
             ),
             finish_reason=completion.finish_reason,
-        )
-
-    def _attribute(
-        self, filled: Prefill, row: _Row, answer: list[int], text: str
-    ) -> AnswerAttribution:
-        with self.cache.hold({expert_id for expert_id, _ in row.mixture}):
-            found = attribute(
-                self.language_model,
-                self.bank,
-                filled,
-                answer,
-                row.mixture,
-                activation=self._chooser.activation(row.mixture),
-                mixed=self._chooser.mixed(row.mixture),
-            )
-        experts = [self.shelf.find(name) for name, _, _ in row.decision.experts]
-        return AnswerAttribution(
-            experts=tuple(expert.name for expert in experts),
-            shares=found.shares,
-            base_log_probability=found.base_log_probability,
-            routed_log_probability=found.routed_log_probability,
-            exact=found.exact,
-            error=found.error,
-            responsibilities=found.responsibilities,
-            sources=tuple(
-                Source(
-                    expert.name, each.file, each.line, each.question, each.answer, each.similarity
-                )
-                for expert in experts
-                for each in self.shelf.sources(expert, row.evidence.states, answer=text)
-            ),
         )
 
 

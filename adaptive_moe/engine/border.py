@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, ValidationError
 from transformers import GenerationConfig
 
 from adaptive_moe.config.loading import explain
@@ -17,18 +17,67 @@ from adaptive_moe.models.token_choice import check_supported
 _WANTED = "give a text, a list of messages, or a list of such prompts"
 
 
+def _listed(value: object) -> object:
+    return [value] if isinstance(value, str | int) else value
+
+
+def _paired(value: object) -> object:
+    return list(value.items()) if isinstance(value, Mapping) else value
+
+
+_Count = Annotated[int, Field(ge=0)]
+_Length = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, le=1)]
+_PositiveShare = Annotated[float, Field(gt=0, le=1)]
+_Cutoff = Annotated[float, Field(ge=0, lt=1)]
+_Positive = Annotated[float, Field(gt=0)]
+_Ids = Annotated[list[_Count], Strict(False)]
+_Word = Annotated[_Ids, Field(min_length=1)]
+_Words = Annotated[list[_Word], Strict(False), Field(min_length=1)]
+_Bias = Annotated[tuple[_Word, Annotated[float, Field(allow_inf_nan=True)]], Strict(False)]
+_Biases = Annotated[list[_Bias], BeforeValidator(_paired), Strict(False), Field(min_length=1)]
+_Ends = Annotated[
+    list[Annotated[int, Field(ge=-1)]], BeforeValidator(_listed), Strict(False), Field(min_length=1)
+]
+_Stops = Annotated[
+    list[Annotated[str, Field(min_length=1)]], BeforeValidator(_listed), Strict(False)
+]
+
+
 class _Overrides(BaseModel):
-    """The types of those generation settings that transformers would not check itself."""
+    """Type and range of every generation setting that is followed; nothing is coerced."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
-    max_new_tokens: Annotated[int, Field(ge=1)] | None = None
-    max_length: Annotated[int, Field(ge=1)] | None = None
+    max_new_tokens: _Length | None = None
+    max_length: _Length | None = None
+    min_new_tokens: _Count | None = None
+    min_length: _Count | None = None
+    max_time: _Positive | None = None
+    stop_strings: _Stops | None = None
+    eos_token_id: _Ends | None = None
     do_sample: bool | None = None
-    stop_strings: str | list[str] | None = None
-    eos_token_id: int | list[int] | None = None
-    seed: Annotated[int, Field(ge=0)] | None = None
-    num_return_sequences: Annotated[int, Field(ge=1)] | None = None
+    seed: _Count | None = None
+    num_return_sequences: _Length | None = None
+    temperature: _Positive | None = None
+    top_k: _Count | None = None
+    top_p: _Share | None = None
+    top_h: _PositiveShare | None = None
+    min_p: _Share | None = None
+    typical_p: _PositiveShare | None = None
+    epsilon_cutoff: _Cutoff | None = None
+    eta_cutoff: _Cutoff | None = None
+    repetition_penalty: _Positive | None = None
+    no_repeat_ngram_size: _Count | None = None
+    exponential_decay_length_penalty: Annotated[tuple[_Count, _Positive], Strict(False)] | None = (
+        None
+    )
+    suppress_tokens: _Ids | None = None
+    begin_suppress_tokens: _Ids | None = None
+    bad_words_ids: _Words | None = None
+    sequence_bias: _Biases | None = None
+    remove_invalid_values: bool | None = None
+    renormalize_logits: bool | None = None
 
 
 def as_batch(prompt: object) -> tuple[list[Prompt], bool]:
@@ -96,7 +145,9 @@ class Given:
 
 
 def request_of(
-    overrides: Mapping[str, object], defaults: GenerationSettings, given: Given
+    overrides: Mapping[str, object],
+    defaults: GenerationSettings,
+    given: Given,
 ) -> Request:
     """The settings of one call over the configured ones.
 
@@ -140,9 +191,17 @@ def _generation_config(asked: Mapping[str, Any], defaults: GenerationSettings) -
     if defaults.do_sample or asked.get("do_sample"):
         values |= {"temperature": defaults.temperature, "top_p": defaults.top_p}
     try:
-        return GenerationConfig(**{**values, **asked})
+        config = GenerationConfig(**{**values, **asked})
     except (ValueError, TypeError, AttributeError) as error:
         raise ConfigurationError(f"generation settings: {error}") from error
+    for least, most in (("min_new_tokens", "max_new_tokens"), ("min_length", "max_length")):
+        low, high = getattr(config, least), getattr(config, most)
+        if None not in (low, high) and low > high:
+            raise ConfigurationError(
+                f"generation settings: {least}={low} is more than {most}={high}; "
+                f"lower {least} or raise {most}"
+            )
+    return config
 
 
 def _check_once(names: Sequence[str]) -> None:

@@ -49,6 +49,7 @@ class Chooser:
             decision = self._decide(evidence, request, tuple(broken))
             mixture, failed = self._prepare(decision)
             if failed is None:
+                decision = self._as_mixed(decision, mixture)
                 self._check_kinds(decision, mixture)
                 reasons = (*decision.reasons, *self._numerics_notes(decision))
                 return replace(decision, reasons=reasons), mixture
@@ -117,6 +118,17 @@ class Chooser:
                 self._shelf.quarantine(expert.expert_id, str(error))
                 return (), name
         return self._rule.gates(mixture), None
+
+    def _as_mixed(self, decision: RouteDecision, mixture: Mixture) -> RouteDecision:
+        """The decision with those experts that the rule lets answer, in its order and gates."""
+        order = [self._shelf.find(name).expert_id for name, _, _ in decision.experts]
+        places = [order.index(expert_id) for expert_id, _ in mixture]
+        experts = tuple(
+            (*decision.experts[place][:2], gate)
+            for place, (_, gate) in zip(places, mixture, strict=True)
+        )
+        expected = tuple(decision.expected[place] for place in places if decision.expected)
+        return replace(decision, experts=experts, expected=expected)
 
     def _check_kinds(self, decision: RouteDecision, mixture: Mixture) -> None:
         if len({self._shelf.activation(expert_id) for expert_id, _ in mixture}) > 1:

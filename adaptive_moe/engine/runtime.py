@@ -16,7 +16,7 @@ from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
-from adaptive_moe.engine.merging import MergeChoices, MergeOrder, merge_experts
+from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
 from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.orders import (
     Listener,
@@ -349,9 +349,9 @@ class AdaptiveMoE(Closable):
     ) -> ExpertRecord:
         """Make a new expert of active ones; it stays in quarantine until `store.activate`.
 
-        See `MergeOrder` for `how`. Raises ConfigurationError for what cannot be merged so.
+        See `merge_order` for `how`. Raises ConfigurationError for what cannot be merged so.
         """
-        order = MergeOrder(name, tuple(experts), **how)
+        order = merge_order(name, experts, how)
         return merge_experts(order, self.store, self._shelf, self.language_model)
 
     def export_expert(

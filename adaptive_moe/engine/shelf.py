@@ -133,7 +133,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._moved: set[str] = set()
         self._refused: set[str] = set()
         self._known_arms: tuple[str | None, tuple[ExpertArm, ...]] = (None, ())
-        self._when_gone: Callable[[str], None] = lambda _: None
+        self._when_gone: Callable[[str, str | None], None] = lambda *_: None
         self.whitening = whitening
 
     def __getitem__(self, name: str) -> Expert:
@@ -158,8 +158,11 @@ class ExpertShelf(Mapping[str, Expert]):
         self._refresh()
         return len(self._experts)
 
-    def when_gone(self, forget: Callable[[str], None]) -> None:
-        """Call `forget` with the id of every expert that goes out of service or off trial."""
+    def when_gone(self, forget: Callable[[str, str | None], None]) -> None:
+        """Call `forget` with the id of every expert that goes out of service or off trial.
+
+        And with the id of the version that serves under its name from now on, if there is one.
+        """
         self._when_gone = forget
 
     @contextmanager
@@ -258,15 +261,16 @@ class ExpertShelf(Mapping[str, Expert]):
         if stamp == self._stamp:
             return
         self._stamp, self._known_arms = stamp, (None, ())
-        before = set(self._by_id)
+        before = self._by_id
         self._experts = {
             record.name: Expert.of(record)
             for record in self._store.active()
             if record.manifest.base_id == self._base_id and record.expert_id not in self._refused
         }
         self._by_id = {expert.expert_id: expert for expert in self._experts.values()}
-        for expert_id in before - set(self._by_id):
-            self._forget(expert_id)
+        for expert_id in before.keys() - self._by_id.keys():
+            successor = self._experts.get(before[expert_id].name)
+            self._forget(expert_id, None if successor is None else successor.expert_id)
 
     def _rows(self, expert: Expert) -> list[TrainingRow]:
         """What the expert was taught; nothing, and quarantine, where that is damaged."""
@@ -278,11 +282,11 @@ class ExpertShelf(Mapping[str, Expert]):
             self.quarantine(expert.expert_id, str(error))
             return []
 
-    def _forget(self, expert_id: str) -> None:
+    def _forget(self, expert_id: str, successor: str | None = None) -> None:
         """Keep nothing of an expert that is out of service."""
         self._domains.pop(expert_id, None)
         self._moved.discard(expert_id)
-        self._when_gone(expert_id)
+        self._when_gone(expert_id, successor)
 
     def _arms(self, experts: Iterable[Expert]) -> tuple[ExpertArm, ...]:
         found = ((expert, self._domain(expert)) for expert in experts)

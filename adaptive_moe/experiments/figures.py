@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 LEAST_ROUNDS = 10
+NARROW = 0.01
+"""A median is as good as exact when its interval reaches no further on either side."""
 
-Verdict = Literal["met", "missed", "failed", "contended", "too few rounds", ""]
+Verdict = Literal["met", "missed", "undecided", "failed", "contended", "too few rounds", ""]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,17 @@ class Figure:
             return "contended"
         if self.is_timed and self.rounds is not None and self.rounds < LEAST_ROUNDS:
             return "too few rounds"
+        if self._is_open:
+            return "undecided"
         return "met" if self.value <= self.target else "missed"
+
+    @property
+    def _is_open(self) -> bool:
+        """Whether the target lies within an interval that is not narrow."""
+        if self.value is None or self.target is None or self.low is None or self.high is None:
+            return False
+        is_narrow = max(self.high - self.value, self.value - self.low) <= NARROW
+        return not is_narrow and self.low <= self.target < self.high
 
     def to_dict(self, *, contended: bool) -> dict[str, object]:
         """The figure and its verdict as JSON values."""

@@ -13,10 +13,8 @@ import numpy as np
 import torch
 from scipy.stats import binom
 
-from adaptive_moe.experiments.figures import LEAST_ROUNDS, Figure
+from adaptive_moe.experiments.figures import LEAST_ROUNDS, NARROW, Figure
 from adaptive_moe.experiments.plan import Tell
-
-NARROW = 0.01
 
 Run = Callable[[], int]
 """Does the work once; returns the tokens produced per row, so that nobody wins by doing less."""

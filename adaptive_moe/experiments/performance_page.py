@@ -24,11 +24,12 @@ PROFILE_NAME = "performance_profile.md"
 """A hand-written chapter beside the page; included as it stands, if it is there."""
 
 _ARGUMENTS = 2
-_SHORT: tuple[Verdict, ...] = ("missed", "failed", "too few rounds", "contended")
+_SHORT: tuple[Verdict, ...] = ("missed", "failed", "undecided", "too few rounds", "contended")
 _HOW = """\
 Every round runs every variant once, in random order, and a ratio is the median over rounds of a
 variant's seconds over its reference's in the same round, with its distribution-free 95 % interval.
-A variant stops when its interval lies within +-.01 (not before ten rounds). Seconds of answers are
+A variant stops when its interval lies within +-.01 (not before ten rounds); if rounds end sooner
+and the interval holds what was to be reached, the figure is undecided. Seconds of answers are
 CPU seconds of the process over its threads, on CUDA wall seconds; milliseconds are wall time.
 Answers are greedy and of full length, attribution is off where it is not what is measured. Peers
 answer the same prompts with the same experts in the same rounds; ten rounds do for them."""
@@ -85,6 +86,12 @@ def _conditions(found: Mapping[str, Any], *, contended: bool) -> Iterator[str]:
         "took": f"{found['seconds'] / 60:.0f} minutes",
     }
     yield _table(("", ""), [(name, str(fact)) for name, fact in facts.items()])
+    if machine["device"] == "cpu":
+        yield (
+            "Not measured on this device: models of 1.2 billion parameters in bf16 and nf4, "
+            "torch.compile beside compiled `generate`, and how far bf16 answers agree between "
+            'batch sizes. `make bench BENCH_OPTIONS="--device cuda"` measures these as well.'
+        )
     if contended:
         yield "**The machine was contended: no timing on this page is judged.**"
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from adaptive_moe.errors import (
     AdapterFormatError,
+    ConfigurationError,
     CorruptExpertError,
     StoreError,
 )
@@ -37,6 +38,7 @@ from adaptive_moe.experts.weights import LoraPair, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
 
 WEIGHTS_NAME = "adapter_model.safetensors"
+EXPORT_FORMATS = ("peft", "vllm")
 _PREFIX = "base_model.model."
 _SUFFIX_A, _SUFFIX_B = ".lora_A.weight", ".lora_B.weight"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -141,8 +143,12 @@ def export_adapter(
 
     The base's fingerprint lies beside it, for `provenance.check_base`; PEFT does not look at it.
     `vllm` serves engines that ignore rank patterns: scaling is baked into B, and all layers are
-    padded with zeros to one rank. Raises CorruptExpertError, StoreError for a folder in use.
+    padded with zeros to one rank. An answer-activated expert says so by the header's token ids
+    (`alora_invocation_tokens`); an engine that does not know them applies it to the whole prompt,
+    and answers differently. Raises CorruptExpertError, StoreError for a folder in use.
     """
+    if format not in EXPORT_FORMATS:
+        raise ConfigurationError(f"format {format!r}: there are {', '.join(EXPORT_FORMATS)}")
     manifest = check_object(record.folder, record.expert_id)
     with disk_errors(target):
         target.mkdir(parents=True, exist_ok=True)

@@ -51,7 +51,7 @@ class ExpertCache:
         self._recency: OrderedDict[str, None] = OrderedDict()  # on the device, oldest use first
         self._users: dict[str, set[object]] = {}
         self._pinned: set[str] = set()
-        self._gone: deque[str] = deque()  # to be dropped
+        self._gone: deque[tuple[str, str | None]] = deque()  # to be dropped, with their successors
         self._dropped: set[str] = set()  # the same, once their last user is done
         self._hits = self._misses = self._evictions = self._prefetched = 0
         self._lock = threading.RLock()
@@ -97,12 +97,13 @@ class ExpertCache:
         with self._lock:
             self._pinned.discard(expert_id)
 
-    def drop(self, expert_id: str) -> None:
+    def drop(self, expert_id: str, successor: str | None = None) -> None:
         """Forget an expert in both tiers, at the latest when its last user is done.
 
+        Its pin goes over to the successor, if it has one.
         Never waits: a thread that is at work on the tiers does it when it is through.
         """
-        self._gone.append(expert_id)
+        self._gone.append((expert_id, successor))
         if self._lock.acquire(blocking=False):
             try:
                 self._forget_gone()
@@ -139,7 +140,9 @@ class ExpertCache:
 
     def _forget_gone(self) -> None:
         while self._gone:
-            expert_id = self._gone[0]
+            expert_id, successor = self._gone[0]
+            if successor is not None and expert_id in self._pinned:
+                self._pinned.add(successor)
             self._pinned.discard(expert_id)
             self._host.pop(expert_id, None)
             if self._users.get(expert_id):

@@ -3,6 +3,8 @@
 Prefilling and token statistics have files of their own; their public names are ours too.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -62,12 +64,14 @@ _EXTRA_TAIL_TOKENS = 8
 class Completion:
     """One finished answer: all its tokens (the end token included), its text, and its trace.
 
+    `visible_ids` are the tokens without the end token that was asked for.
     `finish_reason` is "stop" at an end token or stop string, "length" at a limit, and
     "interrupted" when the caller stopped it; then it holds what was produced until there.
     `responsibilities` are each reader's part in every token, where several answered together.
     """
 
     token_ids: tuple[int, ...]
+    visible_ids: tuple[int, ...]
     text: str
     trace: TokenTrace
     finish_reason: FinishReason
@@ -110,6 +114,7 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
     blend: Blend | None = None,
     compiled: CompiledSteps | None = None,
     stop: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[DecodingStep]:
     """Decode all rows to their ends, one step at a time; the last step holds the completions.
 
@@ -121,7 +126,8 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
     token fits, both before the first step. `occurrences` number the rows of equal prompts, which
     draw differently; without them they are numbered in this batch. With a `blend` the cache, the
     first logits and the mask are those of the readers, and the statistics the mixture's.
-    `compiled` makes the passes; then the last step brings no cache.
+    `compiled` makes the passes; then the last step brings no cache. `max_time` is in seconds of
+    `clock` from the first step on: all rows end with the token at which they have passed.
     """
     lengths = [prompt.length for prompt in prompts]
     limits = _limits(language_model, generation, lengths, width=cache.get_seq_length())
@@ -145,18 +151,27 @@ def decode(  # noqa: PLR0913 - what an answer depends on, and nothing of it belo
         blend=blend,
         compiled=compiled,
     )
-    return _steps(run, stop)
+    return _steps(run, stop, clock, max_seconds=generation.max_time)
 
 
-def _steps(run: "_Run", stop: Callable[[], bool] | None) -> Iterator[DecodingStep]:
+def _steps(
+    run: "_Run",
+    stop: Callable[[], bool] | None,
+    clock: Callable[[], float],
+    *,
+    max_seconds: float | None,
+) -> Iterator[DecodingStep]:
+    deadline = math.inf if max_seconds is None else clock() + max_seconds
     while True:
         tokens = run.choose()
+        if clock() > deadline:
+            run.end("length")
         if run.is_finished:
             yield DecodingStep(tokens, run.completions(), run.cache)
             return
         yield DecodingStep(tokens)
         if stop is not None and stop():
-            run.interrupt()
+            run.end("interrupted")
             yield DecodingStep((None,) * len(tokens), run.completions(), run.cache)
             return
         run.advance()
@@ -239,9 +254,9 @@ class _Run:
             positions=positions,
         )
 
-    def interrupt(self) -> None:
+    def end(self, reason: FinishReason) -> None:
         for row in self._rows:
-            row.finish_reason = row.finish_reason or "interrupted"
+            row.finish_reason = row.finish_reason or reason
 
     def completions(self) -> tuple[Completion, ...]:
         lengths = [len(row.produced) for row in self._rows]
@@ -253,6 +268,7 @@ class _Run:
         return tuple(
             Completion(
                 token_ids=tuple(row.produced),
+                visible_ids=tuple(self._without_end(row.produced)),
                 text=self._language_model.decode_answer(row.produced),
                 trace=trace,
                 finish_reason=row.finish_reason or "interrupted",
@@ -260,6 +276,9 @@ class _Run:
             )
             for row, trace, part in zip(self._rows, traces, parts, strict=True)
         )
+
+    def _without_end(self, produced: Sequence[int]) -> Sequence[int]:
+        return produced[:-1] if produced and produced[-1] in self._eos_ids else produced
 
     def _of_readers(self, values: Int[Tensor, " batch"]) -> Int[Tensor, "reader 1"]:
         """One value a row, for each row of the cache."""

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast, final
+from typing import Any, cast, final
 
 import torch
 from torch import nn
@@ -19,9 +19,6 @@ from adaptive_moe.errors import (
 from adaptive_moe.models.chat_format import read_chat_format, split_prompt, tokenize
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.linear_layers import LinearLayer, blocks_path, census
-
-if TYPE_CHECKING:
-    from transformers import GenerationConfig
 
 Prompt = str | Sequence[Mapping[str, str]]
 """A question, or a conversation as messages with "role" and "content"."""
@@ -110,11 +107,6 @@ class LanguageModel:
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks, first to last."""
         return cast("nn.ModuleList", self.model.get_submodule(blocks_path(self.layers)))
-
-    @property
-    def generation_config(self) -> "GenerationConfig":
-        """The model's own defaults; a caller changes a copy."""
-        return cast("GenerationConfig", self.model.generation_config)
 
     def encode(self, prompt: Prompt, *, max_new_tokens: int = 0) -> EncodedPrompt:
         """Write the conversation down and cut it at the generation header.

@@ -1,10 +1,12 @@
 """Chooses the next token of every row: transformers' processors, then the largest or a draw."""
 
 import hashlib
+import math
 import secrets
 import struct
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from typing import Any, cast
 
 import torch
@@ -16,56 +18,73 @@ from transformers.generation import logits_process as processors
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 
-# Settings that another decoding loop would need, with the values that leave them off.
-_UNSUPPORTED: Mapping[str, tuple[object, ...]] = {
-    "num_beams": (1,),
-    "num_beam_groups": (1,),
-    "early_stopping": (False,),
-    "length_penalty": (1.0,),
-    "diversity_penalty": (0.0,),
-    "num_return_sequences": (1,),
-    "constraints": (),
-    "force_words_ids": (),
-    "penalty_alpha": (0.0,),
-    "prompt_lookup_num_tokens": (0,),
-    "use_mtp": (False,),
-    "guidance_scale": (1.0,),
-    "dola_layers": (),
-    "watermarking_config": (),
-    "encoder_repetition_penalty": (1.0,),
-    "encoder_no_repeat_ngram_size": (0,),
-    "exponential_decay_length_penalty": (),
-    "forced_bos_token_id": (),
-    "forced_eos_token_id": (),
-    "min_length": (0,),
-    "max_time": (),
-    "token_healing": (False,),
-    "renormalize_logits": (False,),
-    "use_cache": (True,),
-    "cache_implementation": ("dynamic",),
-    "cache_config": (),
-    "max_cache_len": (),
-    "prefill_chunk_size": (),
-    "low_memory": (False,),
-    "compile_config": (),
-    "continuous_batching_config": (),
-    "output_attentions": (False,),
-    "output_hidden_states": (False,),
-    "output_scores": (False,),
-    "output_logits": (False,),
-    "return_dict_in_generate": (False,),
-    "decoder_start_token_id": (),
-    "is_assistant": (False,),
-    "num_assistant_tokens": (),
-    "num_assistant_tokens_schedule": (),
-    "assistant_confidence_threshold": (),
-    "max_matching_ngram_size": (),
-    "assistant_early_exit": (),
-    "assistant_lookbehind": (),
-    "target_lookbehind": (),
-    "assistant_ensemble_weight": (),
-    "speculation_type": (),
+_BEAMS = "it belongs to beam search, and answers are decoded greedily or by sampling"
+_LOOP = "it needs a decoding loop of its own, and answers are decoded greedily or by sampling"
+_ASSISTED = "it belongs to assisted decoding, and every token here is the answering model's own"
+_ENCODER = "it acts on encoder-decoder models, and the base is a decoder"
+_CACHE = "the cache and the passes over it are the runtime's own"
+_OUTPUT = "an answer brings its text and statistics, and no other output of the model"
+# By setting: why it is refused, and the values beside None that leave it off.
+_UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
+    "num_beams": (_BEAMS, (1,)),
+    "num_beam_groups": (_BEAMS, (1,)),
+    "early_stopping": (_BEAMS, (False,)),
+    "length_penalty": (_BEAMS, (1.0,)),
+    "diversity_penalty": (_BEAMS, (0.0,)),
+    "constraints": (_BEAMS, ()),
+    "force_words_ids": (_BEAMS, ()),
+    "penalty_alpha": (_LOOP, (0.0,)),
+    "dola_layers": (_LOOP, ()),
+    "low_memory": (_LOOP, (False,)),
+    "prompt_lookup_num_tokens": (_ASSISTED, (0,)),
+    "use_mtp": (_ASSISTED, (False,)),
+    "is_assistant": (_ASSISTED, (False,)),
+    "num_assistant_tokens": (_ASSISTED, ()),
+    "num_assistant_tokens_schedule": (_ASSISTED, ()),
+    "assistant_confidence_threshold": (_ASSISTED, ()),
+    "max_matching_ngram_size": (_ASSISTED, ()),
+    "assistant_early_exit": (_ASSISTED, ()),
+    "assistant_lookbehind": (_ASSISTED, ()),
+    "target_lookbehind": (_ASSISTED, ()),
+    "assistant_ensemble_weight": (_ASSISTED, ()),
+    "speculation_type": (_ASSISTED, ()),
+    "guidance_scale": ("it needs a second pass for every token, without the prompt", (1.0,)),
+    "watermarking_config": ("answers carry no watermark", ()),
+    "forced_eos_token_id": ("an answer that reaches its limit is cut there as it is", ()),
+    "num_return_sequences": ("every row of a batch has one answer", (1,)),
+    "token_healing": ("it rewrites the end of the prompt, which is the chat format's", (False,)),
+    "encoder_repetition_penalty": (_ENCODER, (1.0,)),
+    "encoder_no_repeat_ngram_size": (_ENCODER, (0,)),
+    "forced_bos_token_id": (_ENCODER, ()),
+    "decoder_start_token_id": (_ENCODER, ()),
+    "use_cache": (_CACHE, (True,)),
+    "cache_implementation": (_CACHE, ("dynamic",)),
+    "cache_config": (_CACHE, ()),
+    "max_cache_len": (_CACHE, ()),
+    "prefill_chunk_size": (_CACHE, ()),
+    "compile_config": (_CACHE, ()),
+    "continuous_batching_config": (_CACHE, ()),
+    "output_attentions": (_OUTPUT, (False,)),
+    "output_hidden_states": (_OUTPUT, (False,)),
+    "output_scores": (_OUTPUT, (False,)),
+    "output_logits": (_OUTPUT, (False,)),
+    "return_dict_in_generate": (_OUTPUT, (False,)),
 }
+
+
+class _MinLength(processors.LogitsProcessor):
+    """Bars the end ids from rows that are too short; padding does not count."""
+
+    def __init__(self, min_length: int, eos_ids: Tensor) -> None:
+        self._min_length = min_length
+        self._eos_ids = eos_ids
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        is_id = input_ids < scores.shape[-1]
+        is_short = is_id.sum(dim=-1, keepdim=True) < self._min_length
+        return torch.where(is_short, scores.index_fill(1, self._eos_ids, -math.inf), scores)
+
+
 # In the order of transformers' generate: (setting, value that leaves it off, what builds it).
 # Factories get the value, the end ids, the width of the prompt, and the device.
 _Factory = Callable[[Any, list[int], int, Any], processors.LogitsProcessor]
@@ -74,6 +93,7 @@ _PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
     ("repetition_penalty", 1.0, lambda v, *_: processors.RepetitionPenaltyLogitsProcessor(v)),
     ("no_repeat_ngram_size", 0, lambda v, *_: processors.NoRepeatNGramLogitsProcessor(v)),
     ("bad_words_ids", None, lambda v, eos, *_: processors.NoBadWordsLogitsProcessor(v, eos)),
+    ("min_length", 0, lambda v, eos, _, device: _MinLength(v, _tensor(eos, device))),
     (
         "min_new_tokens",
         0,
@@ -82,6 +102,13 @@ _PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
         ),
     ),
     ("remove_invalid_values", False, lambda *_: processors.InfNanRemoveLogitsProcessor()),
+    (
+        "exponential_decay_length_penalty",
+        None,
+        lambda v, eos, width, device: processors.ExponentialDecayLengthPenalty(
+            v, _tensor(eos, device), width
+        ),
+    ),
     (
         "suppress_tokens",
         None,
@@ -109,20 +136,47 @@ _SAMPLING_PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
         lambda v, _eos, _width, device: processors.EtaLogitsWarper(v, device=device),
     ),
 )
+_LAST_PROCESSORS: tuple[tuple[str, object, _Factory], ...] = (
+    ("renormalize_logits", False, lambda *_: processors.LogitNormalization()),
+)
 
 
 def check_supported(settings: Mapping[str, object]) -> None:
     """Refuse what decoding one answer token by token on a growing cache would leave undone.
 
-    Raises ConfigurationError naming the first such setting; None is off.
+    Raises ConfigurationError naming the first such setting and why; None is off.
     """
-    for name, off in _UNSUPPORTED.items():
+    for name, (reason, off) in _UNSUPPORTED.items():
         value = settings.get(name)
         if value is not None and value not in off:
             raise ConfigurationError(
-                f"generation setting {name}={value!r} is not supported: answers are decoded token "
-                "by token, greedily or by sampling; leave it out"
+                f"generation setting {name}={value!r} is not supported: {reason}; leave it out"
             )
+
+
+def check_vocabulary(generation: GenerationConfig, vocab_size: int) -> None:
+    """Refuse token ids that the model does not know; an end id of -1 is one that never comes.
+
+    Raises ConfigurationError naming the setting, the id, and the range.
+    """
+    biases = generation.sequence_bias or ()
+    sequences = biases if isinstance(biases, Mapping) else [ids for ids, _ in biases]
+    stated = generation.eos_token_id
+    given: dict[str, Iterable[int]] = {
+        "eos_token_id": [stated] if isinstance(stated, int) else stated or (),
+        "suppress_tokens": generation.suppress_tokens or (),
+        "begin_suppress_tokens": generation.begin_suppress_tokens or (),
+        "bad_words_ids": chain.from_iterable(generation.bad_words_ids or ()),
+        "sequence_bias": chain.from_iterable(sequences),
+    }
+    for name, ids in given.items():
+        least = -1 if name == "eos_token_id" else 0
+        for each in ids:
+            if not least <= each < vocab_size:
+                raise ConfigurationError(
+                    f"generation setting {name}: token {each} is not in the vocabulary; "
+                    f"give ids from {least} to {vocab_size - 1}"
+                )
 
 
 def numbered(prompts: Sequence[EncodedPrompt]) -> list[int]:
@@ -156,13 +210,13 @@ class TokenChooser:
         occurrences: Sequence[int] | None = None,
     ) -> None:
         check_supported({name: getattr(generation, name, None) for name in _UNSUPPORTED})
+        check_vocabulary(generation, language_model.vocab_size)
         device = language_model.device
         width = max(prompt.length for prompt in prompts)
-        settings = _PROCESSORS + (_SAMPLING_PROCESSORS if generation.do_sample else ())
+        known_ends = sorted(each for each in eos_ids if 0 <= each < language_model.vocab_size)
         self._processors = processors.LogitsProcessorList(
-            _build(name, getattr(generation, name), factory, (sorted(eos_ids), width, device))
-            for name, off, factory in settings
-            if getattr(generation, name, None) not in (None, off)
+            _build(name, value, factory, (known_ends, width, device))
+            for name, value, factory in _chosen(generation)
         )
         self._history: Tensor | None = None
         if self._processors:
@@ -198,6 +252,20 @@ class TokenChooser:
         points = self._uniforms[:, self._step, None] * cumulative[:, -1:]
         drawn = torch.searchsorted(cumulative, points, right=True)[:, 0]
         return drawn.clamp_max(logits.shape[-1] - 1)
+
+
+def _chosen(generation: GenerationConfig) -> Iterator[tuple[str, object, _Factory]]:
+    """The processors that are on; as in transformers, min_new_tokens counts before min_length."""
+    sampling = _SAMPLING_PROCESSORS if generation.do_sample else ()
+    for name, off, factory in (*_PROCESSORS, *sampling, *_LAST_PROCESSORS):
+        value = getattr(generation, name, None)
+        is_replaced = name == "min_length" and generation.min_new_tokens is not None
+        if value not in (None, off) and not is_replaced:
+            yield name, value, factory
+
+
+def _tensor(ids: Sequence[int], device: str) -> Int[Tensor, " id"]:
+    return torch.tensor(ids, dtype=torch.long, device=device)
 
 
 def _build(

@@ -1,17 +1,19 @@
 """What a caller hands over is checked at the door, and refused in our own words."""
 
 import json
+import math
 import subprocess
 import sys
 
 import pytest
 
 from adaptive_moe import AdaptiveMoE
-from adaptive_moe.config.settings import BaseModelSettings, Settings
-from adaptive_moe.engine.border import as_batch
+from adaptive_moe.config.settings import BaseModelSettings, GenerationSettings, Settings
+from adaptive_moe.engine.border import Given, as_batch, request_of
 from adaptive_moe.errors import ConfigurationError, DataError, ModelNotFoundError, PromptError
 
 QUESTION = "What is the capital of France?"
+GIVEN = Given("auto", attribution=False, seed=None)
 MESSAGE = {"role": "user", "content": QUESTION}
 ROWS = [{"prompt": f"What is the colour of {n}?", "response": f"blue {n}"} for n in range(60)]
 
@@ -87,6 +89,98 @@ def test_an_unknown_word_for_the_base_is_named(word, value):
 def test_a_generation_setting_that_cannot_be_followed_is_named(moe, settings):
     with pytest.raises(ConfigurationError, match=next(iter(settings))):
         moe.generate(QUESTION, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"stop_strings": ""}, r"stop_strings.*=''.*at least 1 character"),
+        ({"stop_strings": [""]}, r"stop_strings.*=''.*at least 1 character"),
+        ({"stop_strings": ["", "zzz"]}, r"stop_strings.*=''.*at least 1 character"),
+        ({"eos_token_id": []}, r"eos_token_id=\[\].*at least 1 item"),
+        ({"eos_token_id": -2}, r"eos_token_id.*=-2.*equal to -1"),
+        ({"eos_token_id": True}, r"eos_token_id.*=True.*integer"),
+        ({"suppress_tokens": [-1]}, r"suppress_tokens.*=-1.*equal to 0"),
+        ({"bad_words_ids": [[]]}, r"bad_words_ids.*=\[\].*at least 1 item"),
+        ({"bad_words_ids": [[3, -1]]}, r"bad_words_ids.*=-1.*equal to 0"),
+        ({"repetition_penalty": math.inf}, r"repetition_penalty=inf.*finite"),
+        ({"repetition_penalty": math.nan}, r"repetition_penalty=nan.*finite"),
+        ({"repetition_penalty": 0.0}, r"repetition_penalty=0\.0.*greater than 0"),
+        ({"temperature": math.inf, "do_sample": True}, r"temperature=inf.*finite"),
+        ({"top_p": math.nan, "do_sample": True}, r"top_p=nan.*finite"),
+        ({"min_new_tokens": 5, "max_new_tokens": 4}, r"min_new_tokens=5 .* max_new_tokens=4"),
+        ({"min_new_tokens": 1000}, r"min_new_tokens=1000 .* max_new_tokens=64"),
+        ({"min_length": 30, "max_length": 20}, r"min_length=30 .* max_length=20"),
+        ({"do_sample": "yes"}, r"do_sample='yes'.*boolean"),
+        ({"max_new_tokens": True}, r"max_new_tokens=True.*integer"),
+        ({"max_time": 0}, r"max_time=0.*greater than 0"),
+        ({"exponential_decay_length_penalty": (3,)}, r"exponential_decay_length_penalty"),
+        ({"exponential_decay_length_penalty": (3, 0.0)}, r"=0\.0.*greater than 0"),
+        ({"exponential_decay_length_penalty": (3, "2")}, r"='2'.*valid number"),
+        ({"sequence_bias": 5}, r"sequence_bias=5.*list"),
+        ({"sequence_bias": {(3, -1): 2.0}}, r"sequence_bias.*=-1.*equal to 0"),
+        ({"guidance_scale": 2.0}, r"guidance_scale=2\.0.*second pass"),
+        ({"num_beams": 4}, r"num_beams=4.*beam search"),
+        ({"prompt_lookup_num_tokens": 3}, r"prompt_lookup_num_tokens=3.*assisted"),
+        ({"use_cache": False}, r"use_cache=False.*cache"),
+    ],
+    ids=str,
+)
+def test_a_refused_value_is_told_with_what_is_allowed(settings, told):
+    with pytest.raises(ConfigurationError, match=told):
+        request_of(settings, GenerationSettings(), GIVEN)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eos_token_id": 5000},
+        {"eos_token_id": [2, 5000]},
+        {"suppress_tokens": [5000]},
+        {"begin_suppress_tokens": [5000]},
+        {"bad_words_ids": [[2, 5000]]},
+        {"sequence_bias": [[[2, 5000], 1.0]]},
+        {"sequence_bias": {(2, 5000): 1.0}},
+    ],
+    ids=str,
+)
+def test_a_token_outside_the_vocabulary_is_told_with_the_range(moe, settings):
+    (name,) = settings
+    with pytest.raises(ConfigurationError, match=f"{name}: token 5000 .* to 4095"):
+        moe.generate(QUESTION, **settings)
+
+
+def test_values_are_taken_as_transformers_takes_them():
+    asked = {
+        "eos_token_id": -1,
+        "stop_strings": "zzz",
+        "suppress_tokens": (299,),
+        "repetition_penalty": 2,
+        "exponential_decay_length_penalty": [3, 2],
+    }
+    config = request_of(asked, GenerationSettings(), GIVEN).generation
+    assert (config.eos_token_id, config.stop_strings) == ([-1], ["zzz"])
+    assert (config.suppress_tokens, config.repetition_penalty) == ([299], 2.0)
+    assert config.exponential_decay_length_penalty == (3, 2.0)
+
+
+def test_a_bias_is_followed_in_both_of_its_forms(moe):
+    plain = moe.generate(QUESTION)
+    first = moe.language_model.encode_answer(plain.text)[0]
+    for bias in ({(first,): -math.inf}, [[[first], -math.inf]]):
+        barred = moe.generate(QUESTION, sequence_bias=bias)
+        assert plain.tokens[0] not in barred.tokens
+
+
+def test_lengths_and_time_are_followed_on_the_routed_path(moe):
+    plain = moe.generate(QUESTION)
+    least = plain.usage.prompt_tokens + len(plain.tokens) + 5
+    longer = moe.generate([QUESTION, "hello"], min_length=least)[0]
+    assert longer.usage.prompt_tokens + len(longer.tokens) >= least
+    assert longer.text == moe.generate(QUESTION, min_length=least).text
+    hurried = moe.generate(QUESTION, max_time=1e-9)
+    assert (len(hurried.tokens), hurried.finish_reason) == (1, "length")
+    assert moe.generate(QUESTION, renormalize_logits=True).text == plain.text
 
 
 def test_several_answers_to_a_prompt_are_those_to_a_list_of_it(moe):

@@ -76,7 +76,14 @@ def test_plain_peft_reads_what_is_exported(moe, tmp_path, form):
         ("x", ["one"], {}, "at least two"),
         ("x", ["one", "one"], {}, "each once"),
         ("x", TWO, {"weights": (1.0,)}, "1 weights for 2 experts"),
-        ("x", TWO, {"weights": (1.0, float("nan"))}, "finite"),
+        ("x", TWO, {"weights": (1.0, float("nan"))}, "nan of two"),
+        ("x", TWO, {"weights": ()}, "0 weights"),
+        ("x", TWO, {"weights": (0, 0)}, "all weights are 0"),
+        ("x", TWO, {"weights": ("much", "little")}, "a number for each"),
+        ("x", TWO, {"method": "svd", "rank": 2.5}, "rank 2.5"),
+        ("x", TWO, {"method": "svd", "seed": 1 << 70}, "seed"),
+        ("x", TWO, {"method": "ties", "density": "half"}, "density 'half'"),
+        ("x", "one", {}, "at least two"),
         ("x", TWO, {"weights": (1e200, 1e200)}, "infinite"),
         ("x", TWO, {"method": "mean"}, "method 'mean'"),
         ("x", TWO, {"rank": 4}, "cat keeps every rank"),
@@ -91,6 +98,11 @@ def test_what_cannot_be_merged_is_refused_and_leaves_nothing(moe, name, experts,
     with pytest.raises(AdaptiveMoEError, match=reason):
         moe.merge_experts(name, experts, **how)
     assert len(moe.store.list()) == before
+
+
+def test_weights_may_be_an_array(moe):
+    record = moe.merge_experts("array", TWO, weights=torch.tensor([0.25, 0.75]).numpy())
+    assert record.manifest.training["merged"]["weights"] == [0.25, 0.75]
 
 
 def test_an_expert_that_is_not_there_is_named(moe):

@@ -38,6 +38,34 @@ def test_answers_are_the_same_alone_and_in_a_batch_and_add_up(store, rule):
             added = explained.base_log_probability + explained.shares.sum(axis=1)
             np.testing.assert_allclose(added, recorded[:count], atol=1e-4)
             assert (explained.responsibilities is not None) == (rule == "logits")
+            answering = [expert.name for expert in answer.route.experts]
+            assert answering == (["one"] if rule == "top1" else ["one", "two"])
+            assert list(explained.experts) == answering
+            assert explained.shares.shape[1] == len(answering)
+            assert sum(expert.gate for expert in answer.route.experts) == pytest.approx(1)
+
+
+def test_nothing_is_explained_when_nobody_asks(store):
+    with AdaptiveMoE.from_pretrained("pocket", store=store) as moe:
+        with_it, without = (
+            moe.generate(QUESTIONS[0], experts=["one"], attribution=wanted, max_new_tokens=6)
+            for wanted in (True, False)
+        )
+    assert with_it.attribution is not None
+    assert without.attribution is None
+    assert without.text == with_it.text
+    assert without.usage.seconds.keys() == with_it.usage.seconds.keys() - {"attribution"}
+
+
+@pytest.mark.parametrize("end", [5, -1])
+def test_other_end_tokens_are_the_only_ones_that_are_not_explained(store, end):
+    with AdaptiveMoE.from_pretrained("pocket", store=store) as moe:
+        model = moe.language_model
+        answer = moe.generate(QUESTIONS[1], experts=["one"], max_new_tokens=30, eos_token_id=end)
+    recorded = answer.confidence.token_scores["log_probability"]
+    assert len(answer.tokens) == len(answer.attribution.shares) == len(recorded)
+    assert len(recorded) > len(model.encode_answer(answer.text))
+    np.testing.assert_allclose(answer.attribution.routed_log_probability, recorded, atol=1e-4)
 
 
 def test_one_expert_is_itself_by_any_rule(store):
