@@ -11,7 +11,7 @@ from tests.support.random_experts import add_expert
 
 QUESTIONS = ("What is the capital of France?", "hello", "What is the opposite of hot?")
 TWO = ("one", "two")
-SOME, MANY = 8, 150  # moments at which Ctrl-C is pressed
+SOME, MANY = 4, 150  # moments at which Ctrl-C is pressed
 DEVICE_EXPERTS = 2
 
 
@@ -77,7 +77,7 @@ def test_after_ctrl_c_at_many_moments_everyone_answers_as_before(moe):
     assert press_at(moe, MANY) >= 0.9 * MANY
 
 
-@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+@pytest.mark.parametrize("passes", [2, 5])
 def test_after_an_error_in_a_layer_everyone_answers_as_before(moe, passes):
     expected = everything(moe)
     layer = moe.language_model.model.get_submodule(moe.language_model.layers[-1].name)

@@ -11,6 +11,9 @@ from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
 from tests.support.tiny_models import ARCHITECTURES, save_tiny
 
+# Of each way to lay out projections and positions one; the others take their time.
+USUAL = ("llama", "gpt2", "gpt_neox", "opt", "gemma2")
+
 PROMPT = "What is the colour of 3?"
 BEYOND_PEFT = {"opt"}  # PEFT's aLoRA cannot take OPT's flattened hidden states
 TOLERANCE = 4e-6  # of the largest logit: 2e-6 for a logit, once more for what it is measured from
@@ -31,7 +34,13 @@ def settings(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:fan_in_fan_out")
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        pytest.param(name, marks=[] if name in USUAL else [pytest.mark.slow])
+        for name in ARCHITECTURES
+    ],
+)
 def test_an_expert_of_any_architecture_says_the_same_in_plain_peft(architecture, tmp_path):
     save_tiny(architecture, tmp_path / "model")
     rows = tmp_path / "rows.jsonl"

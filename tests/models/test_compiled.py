@@ -107,6 +107,7 @@ def test_lengths_within_one_cache_and_other_prompts_compile_nothing():
     assert counter.frame_count == 1
 
 
+@pytest.mark.slow
 def test_a_size_that_lost_its_memory_is_not_compiled_again():
     model, _ = world()
     row_bytes = 4 * sum(layer.cost for layer in model.layers)
@@ -154,6 +155,7 @@ def test_caches_are_doubled_so_that_few_lengths_are_compiled():
     assert compiled.allocated_bytes == 0
 
 
+@pytest.mark.slow
 def test_another_batch_size_or_a_larger_rank_is_compiled_for_itself():
     """However many there are: torch by itself would give up after a few, here after one."""
     model, bank = world()
@@ -197,6 +199,7 @@ def test_a_model_on_two_devices_is_not_compiled():
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers and bitsandbytes warn about themselves
+@pytest.mark.slow
 def test_a_4_bit_base_is_compiled_as_a_whole_and_an_8_bit_one_is_not(tmp_path):
     folder = str(save_tiny("llama", tmp_path))
     assert not can_compile(load_language_model(folder, quantization="int8", device="cpu"))
@@ -251,6 +254,7 @@ def assert_no_farther_from_float32_than_eager(device, **options):
     assert quick.max() <= 2 * eager.max()
 
 
+@pytest.mark.slow
 def test_eight_rows_in_bfloat16_are_no_farther_from_float32_than_eager():
     assert_no_farther_from_float32_than_eager("cpu", backend=CompileCounter())
 

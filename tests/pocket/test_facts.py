@@ -33,6 +33,7 @@ def _relation(**changes: object) -> Relation:
     return Relation(**(fields | changes))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow  # `make check` asks the same
 def test_the_check_finds_nothing() -> None:
     assert find_problems() == []
 
