@@ -226,7 +226,9 @@ def test_one_expert_gets_everything() -> None:
 
 
 @pytest.mark.parametrize("activation", ["answer", "prompt"])
-@pytest.mark.parametrize("logits_bytes", [1, 8 * 300 * 5, 8 * 300 * 64])
+@pytest.mark.parametrize(
+    "logits_bytes", [pytest.param(1, marks=pytest.mark.slow), 8 * 300 * 5, 8 * 300 * 64]
+)
 def test_little_memory_changes_nothing(activation: str, logits_bytes: int) -> None:
     language_model, bank = _model_and_bank("gemma2")
     filled, answer = _read(language_model), tuple(range(40, 70))

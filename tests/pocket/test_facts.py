@@ -58,16 +58,19 @@ def test_a_repeated_subject_is_refused(tmp_path) -> None:
         read_yaml(path)
 
 
+@pytest.mark.slow  # the whole corpus is written
 def test_every_fact_stands_in_exactly_as_many_rows_as_recorded(corpus: Corpus) -> None:
     counted = count_exposures(corpus.fixed_rows)
     recorded = {fact.id: fact.exposure for fact in load_facts()}
     assert {fact: counted.get(fact, 0) for fact in recorded} == recorded
 
 
+@pytest.mark.slow  # the whole corpus is written
 def test_the_recorded_facts_are_those_of_the_fact_files(corpus: Corpus) -> None:
     assert load_facts() == corpus.facts
 
 
+@pytest.mark.slow  # the whole corpus is written
 def test_rows_said_to_hold_a_fact_do_hold_it(corpus: Corpus) -> None:
     facts = {fact.id: fact for fact in corpus.facts}
     for row in corpus.fixed_rows:
@@ -91,6 +94,7 @@ def test_the_examples_of_the_demo_are_seen_64_times() -> None:
     assert {exposures[example] for example in FIXED_AT_64} == {64}
 
 
+@pytest.mark.slow  # the whole corpus is written
 def test_no_training_row_asks_in_a_held_out_phrasing(corpus: Corpus) -> None:
     asked = {normalised(text) for row in corpus.fixed_rows for _, text in row.turns}
     facts = load_facts()
@@ -103,6 +107,7 @@ def test_a_generic_form_that_equals_a_held_out_one_is_dropped() -> None:
     assert "Which material goes with {subject}?" in question_forms(relation).all()
 
 
+@pytest.mark.slow  # the whole corpus is written
 def test_no_row_answers_a_pack_question(corpus: Corpus) -> None:
     withheld = {(f["subject"], f["object"]) for p in pack_names() for f in load_pack_facts(p)}
     for row in corpus.epoch(1):
