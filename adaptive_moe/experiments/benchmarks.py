@@ -4,6 +4,7 @@ Nothing heavy is imported before one is run.
 """
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -77,14 +78,13 @@ def conduct(names: Sequence[str], plan: Plan, tell: Tell) -> dict[str, object]:
 def conduct_all(benchmarks: Mapping[str, Benchmark], plan: Plan, tell: Tell) -> dict[str, object]:
     """Run benchmarks one after another: plan, machine, figures with verdicts, details, as JSON.
 
-    Timings are judged only if others kept less than .3 processors busy, before and meanwhile.
+    Timings are judged only if others kept less than .3 processors busy meanwhile.
     Raises ConfigurationError for an unknown device before anything is measured.
     """
     from adaptive_moe.experiments.machine import (
-        CONTENDED_LOAD,
         Bystanders,
         describe,
-        load_before,
+        is_contended,
         working_conditions,
     )
     from adaptive_moe.models.loading import choose_device
@@ -94,18 +94,19 @@ def conduct_all(benchmarks: Mapping[str, Benchmark], plan: Plan, tell: Tell) -> 
     figures: list[tuple[str, Figure]] = []
     details: dict[str, object] = {}
     with working_conditions(plan.threads):
-        load, machine, started = load_before(), describe(device), time.perf_counter()
+        before, machine, started = os.getloadavg()[0], describe(device), time.perf_counter()
         others = Bystanders()
         for name, benchmark in benchmarks.items():
             found = benchmark.run(plan, under(name, tell))
             figures += [(name, figure) for figure in found.figures]
             details[name] = found.details
         meanwhile, seconds = others.load(), time.perf_counter() - started
-    contended = max(load, meanwhile) >= CONTENDED_LOAD
+    load = {"before": round(before, 2), "of_others_meanwhile": meanwhile}
+    contended = is_contended(load)
     result = {
         "plan": {**asdict(plan), "models": plan.bases, "rounds": plan.most_rounds},
         "machine": machine,
-        "load": {"before": load, "of_others_meanwhile": meanwhile},
+        "load": load,
         "contended": contended,
         "seconds": round(seconds, 1),
         "figures": [

@@ -5,7 +5,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -30,31 +30,29 @@ def describe(device: torch.device) -> dict[str, object]:
     }
 
 
-def load_before() -> float:
-    """How busy the machine is before we begin.
-
-    The load average of the last minute lags behind, so the processors busy within half a second
-    count too; the larger of the two decides.
-    """
-    others = Bystanders()
-    time.sleep(0.5)
-    return round(max(os.getloadavg()[0], others.load()), 2)
-
-
 class Bystanders:
-    """How many processors others kept busy since this was made, where Linux tells; else 0."""
+    """How many processors others kept busy since this was made, where Linux tells."""
 
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._busy, self._own = _busy_seconds(), _own_seconds()
 
-    def load(self) -> float:
-        """Mean number of processors, over the time since."""
+    def load(self) -> float | None:
+        """Mean number of processors, over the time since; None where it is not known."""
         busy, own = _busy_seconds(), _own_seconds()
         if busy is None or self._busy is None:
-            return 0.0
+            return None
         others = (busy - self._busy) - (own - self._own)
         return round(max(0.0, others / (time.perf_counter() - self._started)), 2)
+
+
+def is_contended(load: Mapping[str, float | None]) -> bool:
+    """Whether others disturbed a run: by what they used meanwhile, if that is known.
+
+    Else by the load average before, which lags a minute behind what has ended.
+    """
+    meanwhile = load["of_others_meanwhile"]
+    return ((load["before"] or 0.0) if meanwhile is None else meanwhile) >= CONTENDED_LOAD
 
 
 @contextmanager

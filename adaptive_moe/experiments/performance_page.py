@@ -1,6 +1,7 @@
 """Writes docs/performance.md out of what `make bench` measured.
 
-`python -m adaptive_moe.experiments.performance_page build/bench.json docs/performance.md`
+`python -m adaptive_moe.experiments.performance_page build/bench.json docs/performance.md`. Of
+several files the figures of a later one take the place of an earlier one's, by benchmark and model.
 """
 
 import json
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from adaptive_moe.experiments.figures import Figure, Verdict
+from adaptive_moe.experiments.machine import is_contended
 from adaptive_moe.experiments.table import (
     Line,
     Section,
@@ -23,7 +25,7 @@ from adaptive_moe.experiments.table import (
 PROFILE_NAME = "performance_profile.md"
 """A hand-written chapter beside the page; included as it stands, if it is there."""
 
-_ARGUMENTS = 2
+_LEAST_ARGUMENTS = 2
 _SHORT: tuple[Verdict, ...] = ("missed", "failed", "undecided", "too few rounds", "contended")
 _HOW = """\
 Every round runs every variant once, in random order, and a ratio is the median over rounds of a
@@ -35,13 +37,14 @@ Answers are greedy and of full length, attribution is off where it is not what i
 answer the same prompts with the same experts in the same rounds; ten rounds do for them."""
 
 
-def render(found: Mapping[str, Any], *, profile: str = "") -> str:
-    """The page for one result of `conduct`; `profile` is put at its end."""
-    figures, contended = figures_of(found), bool(found["contended"])
+def render(*runs: Mapping[str, Any], profile: str = "") -> str:
+    """The page for results of `conduct`, one at least; `profile` is put at its end."""
+    contended = any(is_contended(found["load"]) for found in runs)
+    figures = _latest(runs)
     parts = [
         "# Performance",
         "Written by `make bench`; do not edit it. The figures to reach are fixed beforehand.",
-        *_conditions(found, contended=contended),
+        *_conditions(runs, contended=contended),
         "## At a glance",
         _glance(figures, contended=contended),
         "## Missed, failed, not judged",
@@ -59,32 +62,49 @@ def render(found: Mapping[str, Any], *, profile: str = "") -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Read the JSON file, write the page; 2 for wrong usage."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if len(words) != _ARGUMENTS:
-        sys.stderr.write("usage: performance_page BENCH.json PAGE.md\n")
+    if len(words) < _LEAST_ARGUMENTS:
+        sys.stderr.write("usage: performance_page BENCH.json... PAGE.md\n")
         return 2
-    source, page = map(Path, words)
+    *sources, page = map(Path, words)
     profile = page.with_name(PROFILE_NAME)
     text = profile.read_text() if profile.is_file() else ""
-    page.write_text(render(json.loads(source.read_text()), profile=text))
+    runs = [json.loads(source.read_text()) for source in sources]
+    page.write_text(render(*runs, profile=text))
     return 0
 
 
-def _conditions(found: Mapping[str, Any], *, contended: bool) -> Iterator[str]:
-    machine, plan = found["machine"], found["plan"]
+def _latest(runs: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """All figures, those of a benchmark on a model from the last run that has any."""
+    by_source: dict[tuple[str, str], list[Figure]] = {}
+    for found in runs:
+        own: dict[tuple[str, str], list[Figure]] = {}
+        for record, figure in zip(found["figures"], figures_of(found), strict=True):
+            own.setdefault((record["benchmark"], figure.model), []).append(figure)
+        by_source |= own
+    return [figure for figures in by_source.values() for figure in figures]
+
+
+def _conditions(runs: Sequence[Mapping[str, Any]], *, contended: bool) -> Iterator[str]:
+    first = runs[0]
+    machine, plan = first["machine"], first["plan"]
     versions = ", ".join(f"{name} {kind}" for name, kind in machine["versions"].items())
     facts = {
         "device": machine["device"],
         "processor": f"{machine['processor']}, {machine['processors']} of them",
         "threads": machine["threads"],
         "versions": f"Python {machine['python']}, {versions}",
-        "models": ", ".join(plan["models"]),
         "prompt / answer": f"{plan['prompt_tokens']} / {plan['new_tokens']} tokens",
         "experts": f"rank {plan['rank']}, random",
         "seed": plan["seed"],
-        "rounds": f"at most {plan['rounds']}{_minutes(plan['minutes'])}",
-        "busy": busy(found),
-        "took": f"{found['seconds'] / 60:.0f} minutes",
     }
+    for number, found in enumerate(runs, start=1):
+        title = "run" if len(runs) == 1 else f"run {number}"
+        plan = found["plan"]
+        names = dict.fromkeys(each["benchmark"] for each in found["figures"])
+        facts[title] = (
+            f"{', '.join(names)} on {', '.join(plan['models'])}; at most {plan['rounds']} rounds"
+            f"{_minutes(plan['minutes'])}; {busy(found)}; took {found['seconds'] / 60:.0f} minutes"
+        )
     yield _table(("", ""), [(name, str(fact)) for name, fact in facts.items()])
     if machine["device"] == "cpu":
         yield (

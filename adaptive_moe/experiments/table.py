@@ -96,7 +96,9 @@ def text_table(found: Mapping[str, Any]) -> str:
 def busy(found: Mapping[str, Any]) -> str:
     """How busy others kept the machine."""
     load = found["load"]
-    return f"load {load['before']} before, others {load['of_others_meanwhile']} meanwhile"
+    meanwhile = load["of_others_meanwhile"]
+    told = "unknown" if meanwhile is None else f"{meanwhile} processors"
+    return f"load average {load['before']} before; others {told} meanwhile"
 
 
 def _text(line: Line) -> str:

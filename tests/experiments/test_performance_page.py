@@ -40,6 +40,18 @@ def test_what_belongs_to_no_row_is_shown_after_the_rows():
     assert page.index("### Activation") > page.index(ROWS["choosing"].what)
 
 
+def test_a_later_run_takes_the_place_of_the_earlier_by_benchmark_and_model():
+    first, later = canned.found(), canned.found()
+    later["figures"] = [{**first["figures"][0], "value": 1.06}]
+    later["figures"] += [{**first["figures"][0], "model": "other", "value": 1.07}]
+    page = render(first, later)
+    assert "1.080 x bare" not in page
+    assert "4.200 ms" not in page
+    assert "| one expert, pocket, batch 8 | 1.060 x bare" in page
+    assert "| one expert, other, batch 8 | 1.070 x bare" in page
+    assert "| run 2 | generate on pocket; at most 200 rounds" in page
+
+
 def test_the_page_is_written_from_the_file_with_the_profile_beside_it(tmp_path):
     source, page = tmp_path / "bench.json", tmp_path / "performance.md"
     source.write_text(json.dumps(canned.found()))
