@@ -36,7 +36,7 @@ class LedgerFile:
         self.clock = clock
         self._before_creating = before_creating
         self._lock = threading.RLock()
-        self._depth = 0
+        self._depth = self._begun = 0
         self._connection: sqlite3.Connection
         # With `before_creating`: until the first entry, an empty ledger in memory stands in.
         self._stands_in = before_creating is not None and not Path(path).exists()
@@ -59,6 +59,7 @@ class LedgerFile:
                 if self._stands_in and Path(self.path).exists():
                     self._switch()  # another process was first
                 self._connection.execute("BEGIN IMMEDIATE")
+                self._begun += 1
             self._depth += 1
             try:
                 yield
@@ -70,6 +71,11 @@ class LedgerFile:
                 raise
             finally:
                 self._depth -= 1
+
+    @property
+    def contents(self) -> tuple[int, int]:
+        """Inside one transaction equal as long as nothing was written; else never equal."""
+        return self._begun, self._connection.total_changes
 
     def now(self) -> str:
         """The clock's time in UTC as ISO 8601."""

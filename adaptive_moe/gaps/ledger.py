@@ -132,6 +132,11 @@ class GapLedger:
         """What tells the time of entries."""
         return self._file.clock
 
+    @property
+    def contents(self) -> tuple[int, int]:
+        """Inside one transaction equal as long as nothing was written; else never equal."""
+        return self._file.contents
+
     def __enter__(self) -> "GapLedger":
         return self
 

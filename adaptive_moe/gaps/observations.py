@@ -161,11 +161,13 @@ class ObservationTable:
         self, base_id: str, *, gap_id: int, domains: Sequence[str], after: int
     ) -> int:
         """Distinct confident prompts without known outcome in a gap's domain after that one."""
+        counted = "low_confidence = 0 AND outcome IS NULL AND excluded IS NULL"
         row = self._file.one(
-            "SELECT COUNT(DISTINCT prompt_hash) FROM observations WHERE base_id = ? AND id > ? "
-            "AND low_confidence = 0 AND outcome IS NULL AND excluded IS NULL AND (gap_id = ? "
-            "OR (gap_id IS NULL AND domain IN (SELECT value FROM json_each(?))))",
-            (base_id, after, gap_id, json.dumps(list(domains))),
+            "SELECT COUNT(*) FROM (SELECT prompt_hash FROM observations "  # noqa: S608
+            f"WHERE gap_id = ? AND id > ? AND {counted} UNION SELECT prompt_hash FROM observations "
+            "WHERE base_id = ? AND domain IN (SELECT value FROM json_each(?)) AND id > ? "
+            f"AND gap_id IS NULL AND {counted})",
+            (gap_id, after, base_id, json.dumps(list(domains)), after),
         )
         return int(row[0])
 

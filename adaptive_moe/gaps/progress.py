@@ -33,6 +33,8 @@ class Progress:
         self._settings = settings
         self._grouping = grouping
         self._base_id = base_id
+        # Every step asks for it anew, and most answers change nothing in between.
+        self._weighed: tuple[object, tuple[tuple[Member, ...], Figures]] | None = None
 
     def begin_cooldown(self, record: GapRecord) -> GapRecord:
         """The first prompt after a rejection starts the pause."""
@@ -137,6 +139,13 @@ class Progress:
 
     def weigh(self, record: GapRecord) -> tuple[tuple[Member, ...], Figures]:
         """The members that count, and what they amount to."""
+        evidence = (record.id, record.evidence_after, record.suspicion_order)
+        key = (*evidence, record.domain, record.expert, self._ledger.contents)
+        if self._weighed is None or self._weighed[0] != key:
+            self._weighed = key, self._weigh(record)
+        return self._weighed[1]
+
+    def _weigh(self, record: GapRecord) -> tuple[tuple[Member, ...], Figures]:
         observations = self._ledger.observations
         members = observations.members(record.id, after=record.evidence_after)
         counted = within_session_share(members, alone=self._is_alone(members))
