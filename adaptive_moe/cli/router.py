@@ -1,5 +1,6 @@
 """`router`: teach it when the base is right, measure it, choose its threshold."""
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,15 +82,23 @@ def threshold(
         float | None,
         typer.Option("--coverage", min=0.0, max=1.0, help="Share of answers to trust."),
     ] = None,
+    error_cost: Annotated[
+        float | None,
+        typer.Option("--error-cost", help="Of trusting a wrong answer; not trusting one costs 1."),
+    ] = None,
 ) -> int:
-    """The threshold for a risk or a coverage; without either, the one in force."""
-    if target_risk is not None and coverage is not None:
-        raise ConfigurationError("give --target-risk or --coverage, not both")
+    """The threshold for a risk, a coverage or a cost; without any, the one in force."""
+    if sum(aim is not None for aim in (target_risk, coverage, error_cost)) > 1:
+        raise ConfigurationError("give one of --target-risk, --coverage and --error-cost")
+    if error_cost is not None and not 0 < error_cost < math.inf:
+        raise ConfigurationError(f"--error-cost {error_cost}: give a finite number above 0")
     from adaptive_moe.cli.engine import open_engine
     from adaptive_moe.engine.events import to_json
 
     with open_engine(terminal) as moe:
-        found = moe.router.threshold(target_risk=target_risk, coverage=coverage)
+        found = moe.router.threshold(
+            target_risk=target_risk, coverage=coverage, error_cost=error_cost
+        )
     use = f"Use it with --set router.threshold={found.value:.4f}"
     parts = (f"threshold {found.value:.4f} ({found.kind})", found.explanation, use)
     terminal.finish(to_json(found), *parts)

@@ -87,13 +87,21 @@ class RouterDesk:
         return evaluate_router(self.current, self._grader.rows(questions, grader=grader), seed=seed)
 
     def threshold(
-        self, *, target_risk: float | None = None, coverage: float | None = None
+        self,
+        *,
+        target_risk: float | None = None,
+        coverage: float | None = None,
+        error_cost: float | None = None,
     ) -> Threshold:
-        """The threshold for a risk among trusted answers, or for a share of them; in force if none.
+        """The threshold for one aim; without one, that in force.
 
-        Raises RouterError for both, and for an untrained router.
+        `target_risk` is the share of errors among trusted answers, `coverage` the share of answers
+        that are trusted, `error_cost` what a trusted wrong answer costs where one that is not
+        trusted costs 1. Raises RouterError for several, and for an untrained router.
         """
-        return self.current.threshold(target_risk=target_risk, coverage=coverage)
+        return self.current.threshold(
+            target_risk=target_risk, coverage=coverage, error_cost=error_cost
+        )
 
 
 def starting_router(

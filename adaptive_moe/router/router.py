@@ -29,6 +29,7 @@ from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference
 from adaptive_moe.router.scores import answer_scores, token_scores
 from adaptive_moe.router.thresholds import (
     Threshold,
+    cost_threshold,
     coverage_threshold,
     fixed_threshold,
     risk_threshold,
@@ -262,6 +263,19 @@ class Router:
             return confidence.p_correct < threshold
         return self.percentile(ANSWER_DEFAULT, confidence.scores[ANSWER_DEFAULT]) > threshold
 
+    def is_grey(self, confidence: Confidence) -> bool:
+        """Whether the finished answer lies in the configured grey band, where samples decide.
+
+        Untrained, what lies there is the share of the base's own samples that were less sure.
+        """
+        band = self._settings.grey_band
+        if band is None:
+            return False
+        chance = confidence.p_correct
+        if chance is None:
+            chance = 1 - self.percentile(ANSWER_DEFAULT, confidence.scores[ANSWER_DEFAULT])
+        return band[0] <= chance <= band[1]
+
     def percentile(self, name: str, value: float) -> float:
         """Rank of an entropy among the base's reference samples, 0 to 1."""
         return self._model.reference.percentile(name, value)
@@ -271,18 +285,20 @@ class Router:
         *,
         target_risk: float | None = None,
         coverage: float | None = None,
+        error_cost: float | None = None,
         value: float | None = None,
         point: Point = "answer",
     ) -> Threshold:
         """The threshold for one aim, without applying it; no aim gives the one in force.
 
-        Raises RouterError for several aims at once, and for a risk or coverage untrained.
+        Raises RouterError for several aims at once, and for one that needs labels untrained.
         """
-        if sum(aim is not None for aim in (target_risk, coverage, value)) > 1:
-            raise RouterError("give one of target_risk, coverage and value")
+        aims = (target_risk, coverage, error_cost, value)
+        if sum(aim is not None for aim in aims) > 1:
+            raise RouterError("give one of target_risk, coverage, error_cost and value")
         if value is not None:
             return fixed_threshold(value)
-        if target_risk is None and coverage is None:
+        if aims == (None,) * len(aims):
             return self._answer_threshold if point == "answer" else self._prefill_threshold
         if self._model.learned is None:
             raise RouterError("an untrained router knows no risk: fit it on graded prompts first")
@@ -290,6 +306,8 @@ class Router:
         p = split.p_correct if point == "answer" else split.p_prefill
         if coverage is not None:
             return coverage_threshold(p, coverage=coverage)
+        if error_cost is not None:
+            return cost_threshold(p, split.correct, error_cost=error_cost)
         assert target_risk is not None
         fallback = self._settings.threshold
         return risk_threshold(p, split.correct, target_risk=target_risk, fallback=fallback)

@@ -1,4 +1,4 @@
-"""Thresholds on the probability of being right: fixed, by coverage, or by a certified risk."""
+"""Thresholds on the probability of being right: fixed, by coverage, by cost, or by a risk."""
 
 import math
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class Threshold:
     alone). `coverage` is the share of the labelled prompts that is trusted.
     """
 
-    kind: Literal["fixed", "coverage", "target_risk"]
+    kind: Literal["fixed", "coverage", "cost", "target_risk"]
     value: float
     certified: bool
     accepted: int
@@ -53,6 +53,38 @@ def coverage_threshold(probabilities: Float[np.ndarray, " item"], *, coverage: f
     share = float(np.mean(probabilities >= value))
     text = f"trusts {share:.0%} of prompts like the calibration ones; no risk is promised"
     return Threshold("coverage", value, False, 0, 0, None, share, None, text)
+
+
+def cost_threshold(
+    probabilities: Float[np.ndarray, " item"],
+    correct: Float[np.ndarray, " item"],
+    *,
+    error_cost: float,
+) -> Threshold:
+    """The value that would have cost least on the labels; of several the one that trusts most.
+
+    A wrong answer that is trusted costs `error_cost`, an answer that is not trusted costs 1. It is
+    what these labels cost, and promises nothing beyond them (Chow 1970: with calibrated
+    probabilities it tends to 1 - 1 / error_cost).
+    """
+    if not len(probabilities) or not 0 < error_cost < math.inf:
+        raise ValueError(f"need prompts and a finite cost above 0, got {error_cost}")
+    order = np.argsort(-probabilities, kind="stable")
+    ranked, wrong = probabilities[order], np.cumsum(1 - correct[order])
+    # One set for each number of trusted answers, none included; ties enter whole.
+    sizes = np.flatnonzero(np.append(ranked[1:] < ranked[:-1], True)) + 1
+    costs = error_cost * wrong[sizes - 1] + ranked.size - sizes
+    best = len(costs) - 1 - int(np.argmin(costs[::-1]))
+    size, cost = int(sizes[best]), float(costs[best])
+    value = float(ranked[size - 1])
+    if ranked.size < cost:
+        size, cost, value = 0, float(ranked.size), math.nextafter(float(ranked[0]), math.inf)
+    errors = int(wrong[size - 1]) if size else 0
+    text = (
+        f"cheapest at {error_cost:g} for an error and 1 for an answer not trusted: {errors} errors "
+        f"in {size} of {ranked.size} labels, {cost / ranked.size:.3f} each; no risk is promised"
+    )
+    return Threshold("cost", value, False, size, errors, None, size / ranked.size, None, text)
 
 
 def risk_threshold(

@@ -62,6 +62,10 @@ MISTAKES = {
     "a gap that is not there": ("gaps", "show", "99", "--store", "{tmp}/store"),
     "a gap by name": ("gaps", "show", "chemistry"),
     "two aims for a threshold": ("router", "threshold", "--target-risk", "0.1", "--coverage", "1"),
+    "two aims, one of them a cost": (
+        "router", "threshold", "--error-cost", "2", "--coverage", "1"
+    ),
+    "a cost below nothing": ("router", "threshold", "--error-cost", "-1"),
     "a risk beyond one": ("router", "threshold", "--target-risk", "3"),
     "a router without a place": ("router", "train", "{tmp}/few.jsonl"),
     "questions without answers": ("router", "evaluate", "{tmp}/bad.jsonl", "--store", "{tmp}/s"),

@@ -6,6 +6,7 @@ import pytest
 from adaptive_moe.measures.statistics import clopper_pearson_upper
 from adaptive_moe.router.thresholds import (
     Threshold,
+    cost_threshold,
     coverage_threshold,
     first_set_size,
     fixed_threshold,
@@ -24,6 +25,48 @@ def test_coverage_is_a_quantile(coverage: float, value: float) -> None:
     assert threshold.value == value
     assert threshold.coverage is not None
     assert threshold.coverage >= coverage
+
+
+RANKED = np.array([0.9, 0.8, 0.8, 0.6, 0.4])
+RIGHT = np.array([1.0, 1.0, 0.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("error_cost", "value", "errors", "each"),
+    [
+        # Costs of trusting 0, 1, 3, 4 and 5 of them: 5, 4, c + 2, c + 1 and 2 c.
+        (0.5, 0.4, 2, 0.2),
+        (1.0, 0.4, 2, 0.4),
+        (2.0, 0.6, 1, 0.6),
+        (3.5, 0.9, 0, 0.8),
+    ],
+)
+def test_cost_is_least_on_the_labels(
+    error_cost: float, value: float, errors: int, each: float
+) -> None:
+    found = cost_threshold(RANKED, RIGHT, error_cost=error_cost)
+    assert (found.kind, found.value, found.errors) == ("cost", value, errors)
+    assert f"{each:.3f} each" in found.explanation
+    assert not found.certified
+
+
+def test_where_every_answer_is_too_costly_none_is_trusted() -> None:
+    found = cost_threshold(RANKED, np.zeros(5), error_cost=2.0)
+    assert (found.accepted, found.coverage) == (0, 0.0)
+    assert not (found.value <= RANKED).any()
+
+
+def test_with_calibrated_probabilities_cost_chooses_chows_value() -> None:
+    generator = np.random.default_rng(0)
+    p = generator.random(20_000)
+    right = (generator.random(20_000) < p).astype(np.float64)
+    assert cost_threshold(p, right, error_cost=5.0).value == pytest.approx(0.8, abs=0.03)
+
+
+@pytest.mark.parametrize("error_cost", [0.0, -1.0, float("nan"), float("inf")])
+def test_impossible_costs_are_refused(error_cost: float) -> None:
+    with pytest.raises(ValueError, match="cost"):
+        cost_threshold(RANKED, RIGHT, error_cost=error_cost)
 
 
 def test_first_set_has_three_times_the_fewest_labels() -> None:
