@@ -3,7 +3,14 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 MIB = 1024 * 1024
 
@@ -105,6 +112,12 @@ class RouterSettings(Section):
     target_risk: Probability | None = Field(
         None, description="choose the threshold for this error rate among trusted answers"
     )
+    grey_band: tuple[Probability, Probability] | None = Field(
+        None,
+        description="where the probability of being right lies between these, sample answers: one "
+        "that they contradict is not trusted, one that they repeat is",
+    )
+    consistency_samples: int = Field(5, ge=2, le=64, description="answers sampled for that")
     max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
     mixing: Literal["top1", "weighted", "token", "logits"] = Field(
         "weighted",
@@ -115,6 +128,13 @@ class RouterSettings(Section):
     folder: Path | None = Field(
         None, description="a fitted router; absent: the pocket model's own, else untrained"
     )
+
+    @field_validator("grey_band")
+    @classmethod
+    def _rises(cls, band: tuple[float, float] | None) -> tuple[float, float] | None:
+        if band is not None and band[0] > band[1]:
+            raise ValueError(f"{band[0]} to {band[1]}: give the lower end first")
+        return band
 
 
 class CacheSettings(Section):

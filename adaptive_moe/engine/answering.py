@@ -3,13 +3,14 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import final
 
 import numpy as np
 from jaxtyping import Float
 
+from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.choosing import Chooser
 from adaptive_moe.engine.events import (
     Answer,
@@ -22,29 +23,30 @@ from adaptive_moe.engine.events import (
     Usage,
 )
 from adaptive_moe.engine.explaining import Explainer
+from adaptive_moe.engine.openings import Openings
 from adaptive_moe.engine.reading import PromptReader
 from adaptive_moe.engine.request import Request
+from adaptive_moe.engine.second_look import AGREEMENT, SecondLook
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.engine.text_stream import TextStream, pieces
 from adaptive_moe.errors import BankFullError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import ExpertCache
 from adaptive_moe.experts.pool import Mixture
-from adaptive_moe.models.blending import Blend
 from adaptive_moe.models.compiled import CompiledSteps
 from adaptive_moe.models.decoding import (
     Completion,
     DecodingStep,
     Prefill,
     decode,
-    prefill_whole,
-    run_header,
     take_rows,
 )
+from adaptive_moe.models.given_answers import trace_answer
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
 from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
 from adaptive_moe.models.token_choice import check_vocabulary, numbered
-from adaptive_moe.router.router import Evidence, RouteDecision, Router
+from adaptive_moe.models.token_trace import TokenTrace
+from adaptive_moe.router.router import Confidence, Evidence, RouteDecision, Router
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ class Answerer:
         shelf: ExpertShelf,
         router: Router,
         *,
-        mixing: str,
+        settings: RouterSettings,
         memory_bytes: int,
         compiled: CompiledSteps | None = None,
     ) -> None:
@@ -103,8 +105,12 @@ class Answerer:
         self.cache = cache
         self.shelf = shelf
         self._compiled = compiled
-        self._chooser = Chooser(language_model, cache, shelf, router, mixing=mixing)
+        self._chooser = Chooser(language_model, cache, shelf, router, mixing=settings.mixing)
         self._reader = PromptReader(language_model, bank, memory_bytes=memory_bytes)
+        self._openings = Openings(language_model, bank, self._chooser)
+        self._second_look = SecondLook(
+            language_model, cache, self._openings, samples=settings.consistency_samples
+        )
         self._explainer = Explainer(language_model, bank, cache, shelf, self._chooser)
 
     @property
@@ -151,6 +157,43 @@ class Answerer:
         )
         for events in told:
             yield from events
+
+    def score(self, prompt: Prompt, text: str, request: Request) -> Confidence:
+        """How far a given answer can be trusted, read by whoever would answer the prompt.
+
+        Raises what `answer` raises, and DataError for a text that cannot be an answer.
+        """
+        answer_ids = self.language_model.encode_answer(text) if text else ()
+        encoded = self.language_model.encode(prompt, max_new_tokens=len(answer_ids))
+
+        def work(prompts: Sequence[EncodedPrompt]) -> Sequence[Confidence]:
+            return [self._score(each, answer_ids, request) for each in prompts]
+
+        (found,) = retry_on_out_of_memory(work, [encoded], make_room=self._make_room)
+        return found
+
+    def _score(
+        self, prompt: EncodedPrompt, answer_ids: Sequence[int], request: Request
+    ) -> Confidence:
+        reading = self._reader.read([prompt])
+        (evidence,) = reading.evidence
+        decision, mixture = self._chooser.choose(evidence, request)
+        with (
+            self.cache.hold({expert_id for expert_id, _ in mixture}),
+            self._openings.opened(reading.filled, [mixture]) as opening,
+        ):
+            trace = trace_answer(
+                self.language_model,
+                opening.cache,
+                opening.first_logits,
+                answer_ids,
+                blend=opening.blend,
+            )
+        return self.router.judge(evidence, trace, records=self._records(decision))
+
+    def _records(self, decision: RouteDecision) -> Sequence[float]:
+        """A record is of an expert's own prompts; what was expected knows if this is one."""
+        return decision.expected or self.shelf.records([name for name, _, _ in decision.experts])
 
     def _make_room(self) -> bool:
         """Give back what can be had again: conversations, compiled steps' caches, idle experts."""
@@ -246,9 +289,24 @@ class Answerer:
     ) -> Iterator[tuple[int, Event]]:
         started = time.perf_counter()
         streams = [TextStream(self.language_model) for _ in group]
-        readers = self._readers(group)
-        with self._active(group, readers):
-            for step in self._steps(filled, group, readers, request):
+        mixtures = [row.mixture for row in group]
+        static = self._compiled is not None
+        with self._openings.opened(filled, mixtures, static=static) as opening:
+            steps = decode(
+                self.language_model,
+                opening.cache,
+                opening.first_logits,
+                attention_mask=opening.attention_mask,
+                prompts=filled.prompts,
+                generation=request.generation,
+                seed=request.seed,
+                occurrences=[row.occurrence for row in group],
+                blend=opening.blend,
+                # Gates that are found anew in every answer are made of new code every time.
+                compiled=None if opening.by_token else self._compiled,
+                stop=request.stop,
+            )
+            for step in steps:
                 for row, stream, token_id in zip(group, streams, step.token_ids, strict=True):
                     text = stream.push(token_id) if token_id is not None else ""
                     if text:
@@ -260,60 +318,6 @@ class Answerer:
             rest = stream.finish(row.completion.text)
             if rest:
                 yield row.index, Token(rest)
-
-    def _readers(self, group: list[_Row]) -> list[tuple[int, str, float]] | None:
-        """Place in the group, expert and gate of each reader, where distributions are mixed."""
-        if self._chooser.mixed(group[0].mixture) != "distributions":
-            return None
-        return [
-            (place, expert_id, gate)
-            for place, row in enumerate(group)
-            for expert_id, gate in row.mixture
-        ]
-
-    def _active(
-        self, group: list[_Row], readers: Sequence[tuple[int, str, float]] | None
-    ) -> AbstractContextManager[None]:
-        mixtures = [row.mixture for row in group]
-        if readers is not None:
-            mixtures = [((expert_id, 1.0),) for _, expert_id, _ in readers]
-        elif self._chooser.mixed(mixtures[0]) == "updates by token":
-            return self.bank.activate_by_token(mixtures)
-        return self.bank.activate(mixtures, static=self._compiled is not None)
-
-    def _steps(
-        self,
-        part: Prefill,
-        group: list[_Row],
-        readers: Sequence[tuple[int, str, float]] | None,
-        request: Request,
-    ) -> Iterator[DecodingStep]:
-        blend, prompts = None, part.prompts
-        if readers is not None:
-            gates = [[gate for _, gate in row.mixture] for row in group]
-            blend = Blend(gates, device=self.language_model.device)
-            part = take_rows(part, [place for place, _, _ in readers])
-        if not any(row.mixture for row in group):
-            cache, logits, mask = part.header_cache, part.first_logits, part.attention_mask
-        elif self._chooser.activation(group[0].mixture) == "prompt":
-            cache, mask, logits = prefill_whole(self.language_model, part.prompts)
-        else:
-            (cache, logits), mask = run_header(self.language_model, part), part.attention_mask
-        # Gates that are found anew in every answer are made of new code every time.
-        by_token = self._chooser.mixed(group[0].mixture) == "updates by token"
-        return decode(
-            self.language_model,
-            cache,
-            logits,
-            attention_mask=mask,
-            prompts=prompts,
-            generation=request.generation,
-            seed=request.seed,
-            occurrences=[row.occurrence for row in group],
-            blend=blend,
-            compiled=None if by_token else self._compiled,
-            stop=request.stop,
-        )
 
     def _complete(self, group: list[_Row], last: DecodingStep, seconds: float) -> None:
         """Hand every row its answer, and remember where the base's own conversation stands."""
@@ -332,10 +336,16 @@ class Answerer:
         completion = row.completion
         assert completion is not None
         visible = completion.visible_ids
-        # A record is of an expert's own prompts; what was expected knows how surely this is one.
-        names = [name for name, _, _ in row.decision.experts]
-        records = row.decision.expected or self.shelf.records(names)
-        confidence = self.router.judge(row.evidence, completion.trace, records=records)
+        trace = completion.trace if visible else TokenTrace.empty()
+        confidence = self.router.judge(row.evidence, trace, records=self._records(row.decision))
+        is_low = row.decision.low_confidence or self.router.is_low(confidence)
+        if visible and self.router.is_grey(confidence):
+            started = time.perf_counter()
+            alone = take_rows(filled, [place])
+            found = self._second_look.disagreement(alone, row.mixture, completion.text)
+            confidence = replace(confidence, scores={**confidence.scores, "consistency": found})
+            is_low = found > AGREEMENT
+            row.seconds["second_look"] = time.perf_counter() - started
         started = time.perf_counter()
         attribution = None
         if request.attribution and row.mixture and visible:
@@ -352,7 +362,7 @@ class Answerer:
             text=completion.text,
             tokens=pieces(self.language_model, visible),
             route=_route(row.decision),
-            low_confidence=row.decision.low_confidence or self.router.is_low(confidence),
+            low_confidence=is_low,
             confidence=confidence,
             attribution=attribution,
             gap=None,

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
-from transformers import GenerationConfig
-
 from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.engine.answering import Answered
 from adaptive_moe.engine.events import Answer, GapReference
+from adaptive_moe.engine.openings import Opening
+from adaptive_moe.engine.second_look import AGREEMENT, drawn_answers
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
 from adaptive_moe.experts.bank import LoraBank
@@ -17,13 +17,11 @@ from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
-from adaptive_moe.models.decoding import decode, expand, prefill
 from adaptive_moe.models.language_model import LanguageModel, Prompt
+from adaptive_moe.models.prefilling import expand, prefill
 from adaptive_moe.router.scores import consistency
 
 logger = logging.getLogger(__name__)
-
-_AGREEMENT = 0.5  # samples that disagree by more than this do not know the answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class GapWatch:
         disagreements = self.disagreements([prompt for _, prompt in members])
         gap: Gap | None = None
         for (observation_id, _), disagreement in zip(members, disagreements, strict=True):
-            agrees = disagreement <= _AGREEMENT
+            agrees = disagreement <= AGREEMENT
             gap = self._detector.outcome(observation_id, correct=agrees, origin="consistency")
         return gap
 
@@ -87,21 +85,10 @@ class GapWatch:
         """How much the base's sampled answers to each prompt differ, 0 to 1 (all different)."""
         samples = self._settings.consistency_samples
         encoded = [self._language_model.encode(prompt) for prompt in prompts]
-        generation = GenerationConfig(do_sample=True, temperature=1.0, max_new_tokens=32)
         with self._bank.activate([()] * (len(prompts) * samples)):
             filled = expand(prefill(self._language_model, encoded), samples)
-            texts: list[str] = []
-            for step in decode(
-                self._language_model,
-                filled.header_cache,
-                filled.first_logits,
-                attention_mask=filled.attention_mask,
-                prompts=filled.prompts,
-                generation=generation,
-                seed=0,
-            ):
-                if step.completions is not None:
-                    texts = [completion.text for completion in step.completions]
+            opening = Opening(filled.header_cache, filled.attention_mask, filled.first_logits)
+            texts = drawn_answers(self._language_model, opening, filled.prompts)
         groups = [texts[start : start + samples] for start in range(0, len(texts), samples)]
         return [consistency(group) for group in groups]
 

@@ -8,29 +8,20 @@ from typing import Literal, Unpack, final, overload
 import platformdirs
 
 from adaptive_moe.config.loading import amend
-from adaptive_moe.config.settings import Settings, TrainingSettings
+from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.answering import Answered, Answerer
 from adaptive_moe.engine.border import Given, as_batch, checked_prompt, request_of
-from adaptive_moe.engine.closing import Closable
 from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
 from adaptive_moe.engine.noticing import GapWatch
-from adaptive_moe.engine.orders import (
-    Listener,
-    Paths,
-    Prepared,
-    TrainingEstimate,
-    TrainingOrder,
-    TrainingOutcome,
-    as_paths,
-)
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
+from adaptive_moe.engine.teaching import Teachable
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.adapter_files import export_adapter
 from adaptive_moe.experts.bank import LoraBank
@@ -44,13 +35,13 @@ from adaptive_moe.models.compiled import compiled_steps
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.models.loading import load_base
 from adaptive_moe.models.memory import device_memory, peak_rss_bytes, resident_bytes
-from adaptive_moe.training.ranks import MEASURED, RankPlan
+from adaptive_moe.router.router import Confidence
 
 LEDGER_FILE = "gaps.sqlite"
 
 
 @final
-class AdaptiveMoE(Closable):
+class AdaptiveMoE(Teachable):
     """The whole runtime over one base. Close it, or use it with `with`; then it raises ClosedError.
 
     Calls from several threads wait for each other at the model.
@@ -93,7 +84,7 @@ class AdaptiveMoE(Closable):
             self._cache,
             self._shelf,
             router,
-            mixing=settings.router.mixing,
+            settings=settings.router,
             memory_bytes=settings.cache.prompt_bytes,
             compiled=compiled_steps(language_model, wanted=settings.base.compile),
         )
@@ -252,80 +243,16 @@ class AdaptiveMoE(Closable):
             else:
                 yield event
 
-    def train_expert(
-        self,
-        name: str,
-        data: Paths | Prepared,
-        *,
-        ranks: str | None = None,
-        rank: int | None = None,
-        limit: int | None = None,
-        force: bool = False,
-        listener: Listener | None = None,
-        cancelled: Callable[[], bool] | None = None,
-    ) -> TrainingOutcome:
-        """Train an expert on files or folders, or on what was prepared of them; ask the gate.
+    def score(self, prompt: Prompt, answer: str, *, experts: Forced = "auto") -> Confidence:
+        """How far a given answer to a prompt can be trusted, as if it had been generated.
 
-        It goes live if the gate accepts it; otherwise it is kept as rejected with the figures
-        (with `force` as quarantined). Raises DataError for unusable material and TrainingError
-        when the training does not end well; the version in service stays as it was.
+        The answer is read in one pass, followed by the end token, by whoever would answer, or by
+        the named experts. An empty answer is as uncertain as can be. Nothing is noted of it.
+        Raises PromptError, also when both exceed the context, DataError for an answer that holds
+        the end token or the header, and UnknownExpertError.
         """
-        if not isinstance(data, Prepared):
-            order = TrainingOrder(name, as_paths(data), limit, force)
-            settings = self._training(ranks, rank)
-        elif (ranks, rank, limit) == (None, None, None):
-            order, settings = TrainingOrder(name, data, force=force), data.settings
-        else:
-            raise ConfigurationError(
-                "this material is prepared already; give ranks, rank and limit to prepare_expert"
-            )
-        return self._grower.grow(order, settings, listener=listener, cancelled=cancelled)
-
-    def prepare_expert(
-        self,
-        data: Paths,
-        *,
-        ranks: str | None = None,
-        rank: int | None = None,
-        limit: int | None = None,
-    ) -> Prepared:
-        """Read and split the material and plan the ranks, to be looked at before `train_expert`.
-
-        Raises DataError for unusable material.
-        """
-        return self._grower.prepare(as_paths(data), self._training(ranks, rank), limit=limit)
-
-    def plan_expert(
-        self,
-        data: Paths | None = None,
-        *,
-        ranks: str | None = None,
-        rank: int | None = None,
-    ) -> RankPlan:
-        """The rank of every module that a training would use; `gradient` needs `data`.
-
-        Raises ConfigurationError when it has none.
-        """
-        paths = () if data is None else as_paths(data)
-        settings = self._training(ranks, rank)
-        if settings.ranks in MEASURED and not paths:
-            raise ConfigurationError(
-                f"ranks {settings.ranks} are measured on training material; name it (data, or "
-                "--data on the command line), or choose another strategy"
-            )
-        return self._grower.plan(paths, settings)
-
-    def estimate_expert(
-        self,
-        data: Paths,
-        *,
-        ranks: str | None = None,
-        rank: int | None = None,
-        limit: int | None = None,
-    ) -> TrainingEstimate:
-        """Steps and tokens of a training, and seconds and bytes from a few measured steps."""
-        settings = self._training(ranks, rank)
-        return self._grower.estimate(as_paths(data), settings, limit=limit)
+        request = request_of({}, self.settings.generation, Given(experts, False, None))
+        return self._answerer.score(checked_prompt(prompt), answer, request)
 
     @property
     def experts(self) -> Mapping[str, Expert]:
@@ -385,9 +312,6 @@ class AdaptiveMoE(Closable):
             "peak_rss_bytes": peak_rss_bytes(),
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
-
-    def _training(self, ranks: str | None, rank: int | None) -> TrainingSettings:
-        return amend(self.settings.training, {"ranks": ranks, "rank": rank}, name="training")
 
     def _watched(
         self, answered: Sequence[Answered], prompts: Sequence[Prompt]

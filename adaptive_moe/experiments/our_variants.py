@@ -2,9 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
-
-import numpy as np
 
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.experiments.compiled_variants import compiled_comparisons
@@ -153,8 +150,7 @@ class _BlankRecorder(TraceRecorder):
 
     def traces(self, lengths: Sequence[int]) -> tuple[TokenTrace, ...]:
         """An empty trace for every row."""
-        nothing = np.zeros(0, dtype=np.float32)
-        return tuple(TokenTrace(*(nothing for _ in fields(TokenTrace))) for _ in lengths)
+        return (TokenTrace.empty(),) * len(lengths)
 
 
 @contextmanager

@@ -41,6 +41,11 @@ class TokenTrace:
     def __len__(self) -> int:
         return len(self.log_probability)
 
+    @classmethod
+    def empty(cls) -> "TokenTrace":
+        """The trace of no token at all."""
+        return cls(*(np.zeros(0, dtype=np.float32) for _ in range(_STATISTICS)))
+
 
 def token_statistics(
     logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " row"]
