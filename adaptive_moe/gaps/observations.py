@@ -166,7 +166,7 @@ class ObservationTable:
             "SELECT COUNT(*) FROM (SELECT prompt_hash FROM observations "  # noqa: S608
             f"WHERE gap_id = ? AND id > ? AND {counted} UNION SELECT prompt_hash FROM observations "
             "WHERE base_id = ? AND domain IN (SELECT value FROM json_each(?)) AND id > ? "
-            f"AND gap_id IS NULL AND {counted})",
+            f"AND +gap_id IS NULL AND {counted})",  # + : search by domain
             (gap_id, after, base_id, json.dumps(list(domains)), after),
         )
         return int(row[0])
