@@ -1,6 +1,6 @@
 """How long the pocket model's router takes to choose among thousands of experts."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -28,6 +28,7 @@ _DISTINCT_BOUNDARIES = 64  # as arrays: more than are asked in one choice
 _WORD_SPREAD = 0.1
 _UNLIKELY = -4.0  # log-odds of the prompt being an expert's own
 _TRAINED, _PLAIN = "with boundaries, as trained ones", "without boundaries"
+_APART = "whose boundaries share no axes"
 _QUESTION = "What is the capital of France?"
 
 
@@ -35,7 +36,8 @@ def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
     """Decisions among synthetic experts that all may be meant, as the engine keeps their list.
 
     Those shaped like trained ones are judged: 32 of their boundaries hear the words, and those of
-    them that are spoken for most weigh the state, every time.
+    them that are spoken for most weigh the state, every time. They share their axes, as experts do
+    that were trained beside one router with one guard; those of other origin do not.
     """
     language_model = bases.load(POCKET, "cpu")
     clock = wall_clock(language_model.device)
@@ -50,7 +52,9 @@ def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
         tell(f"choosing among {count:,} experts")
         arms = _arms(router, evidence, count=count, seed=plan.seed)
         plain = tuple(replace(arm, domain=replace(arm.domain, boundary=None)) for arm in arms)
-        for name, kind, limit in ((_TRAINED, arms, target), (_PLAIN, plain, None)):
+        apart = _with_axes_of_their_own(arms)
+        kinds = ((_TRAINED, arms, target), (_APART, apart, None), (_PLAIN, plain, None))
+        for name, kind, limit in kinds:
             ask = partial(router.decide, evidence, kind)
             ask()
             median = milliseconds(clock(ask) for _ in range(choices))
@@ -91,6 +95,20 @@ def _arms(router: Router, evidence: Evidence, *, count: int, seed: int) -> tuple
         )
         for number in range(count)
     )
+
+
+def _with_axes_of_their_own(arms: Sequence[ExpertArm]) -> tuple[ExpertArm, ...]:
+    """The same experts, each distinct boundary along a copy of its axes."""
+    copies: dict[int, Boundary] = {}
+    found = []
+    for arm in arms:
+        boundary = arm.domain.boundary
+        assert boundary is not None
+        if id(boundary) not in copies:
+            axes = Axes(boundary.axes.mean.copy(), boundary.axes.projection.copy())
+            copies[id(boundary)] = replace(boundary, axes=axes)
+        found.append(replace(arm, domain=replace(arm.domain, boundary=copies[id(boundary)])))
+    return tuple(found)
 
 
 def _boundary(generator: np.random.Generator, axes: Axes) -> Boundary:

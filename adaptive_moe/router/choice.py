@@ -24,7 +24,7 @@ _LEAST_MEMBERSHIP = 0.3
 # An untrained router does not know the base's chances; an expert must at least be worth its own.
 _WORTH_ASKING = 0.5
 # Boundaries whose states' part is weighed. Among 40 experts on neighbouring subjects, 27 of whose
-# domains contained the usual development question, 799 of 800 routes were those of asking all.
+# domains contained the usual development question, all of 800 routes were those of asking all.
 _MOST_ASKED = 8
 _UNNAMED = "the base's ordinary prompts"
 BASE_PREFIX = "base:"
