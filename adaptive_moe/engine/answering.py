@@ -189,11 +189,13 @@ class Answerer:
                 answer_ids,
                 blend=opening.blend,
             )
-        return self.router.judge(evidence, trace, records=self._records(decision))
+        return self._judge(evidence, trace, decision)
 
-    def _records(self, decision: RouteDecision) -> Sequence[float]:
+    def _judge(self, evidence: Evidence, trace: TokenTrace, decision: RouteDecision) -> Confidence:
         """A record is of an expert's own prompts; what was expected knows if this is one."""
-        return decision.expected or self.shelf.records([name for name, _, _ in decision.experts])
+        names = [name for name, _, _ in decision.experts]
+        records = decision.expected or self.shelf.records(names)
+        return self.router.judge(evidence, trace, records=records, decision=decision)
 
     def _make_room(self) -> bool:
         """Give back what can be had again: conversations, compiled steps' caches, idle experts."""
@@ -337,7 +339,7 @@ class Answerer:
         assert completion is not None
         visible = completion.visible_ids
         trace = completion.trace if visible else TokenTrace.empty()
-        confidence = self.router.judge(row.evidence, trace, records=self._records(row.decision))
+        confidence = self._judge(row.evidence, trace, row.decision)
         is_low = row.decision.low_confidence or self.router.is_low(confidence)
         if visible and self.router.is_grey(confidence):
             started = time.perf_counter()

@@ -1,5 +1,6 @@
 """How long the pocket model's router takes to choose among thousands of experts."""
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,12 +25,13 @@ _TARGETS_MS = {1_000: 1.0, 10_000: 5.0}
 # coordinates of a domain's centres spread by 0.7, and 640 to 800 supports of a boundary.
 _CENTRES, _SPREAD, _RADIUS = 16, 0.7, 12.0
 _SUPPORTS, _AXES = 700, 256
-_DISTINCT_BOUNDARIES = 64  # as arrays: more than are asked in one choice
+_DISTINCT_BOUNDARIES = 256  # as arrays: 180 MB, so that what is asked lies in no near cache
 _WORD_SPREAD = 0.1
 _UNLIKELY = -4.0  # log-odds of the prompt being an expert's own
 _TRAINED, _PLAIN = "with boundaries, as trained ones", "without boundaries"
 _APART = "whose boundaries share no axes"
-_QUESTION = "What is the capital of France?"
+_SUBJECTS = ("France", "Peru", "Norway", "Chad", "Laos", "Kenya", "Japan", "Spain")
+_QUESTIONS = ("What is the capital of {}?", "Which language do most people in {} speak today?")
 
 
 def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
@@ -37,7 +39,8 @@ def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
 
     Those shaped like trained ones are judged: 32 of their boundaries hear the words, and those of
     them that are spoken for most weigh the state, every time. They share their axes, as experts do
-    that were trained beside one router with one guard; those of other origin do not.
+    that were trained beside one router with one guard; those of other origin do not. Sixteen
+    questions take turns, about which other boundaries are asked each time.
     """
     language_model = bases.load(POCKET, "cpu")
     clock = wall_clock(language_model.device)
@@ -46,26 +49,32 @@ def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
         base_id=language_model.base_id,
         numerics=language_model.numerics,
     )
-    evidence = _evidence(language_model)
+    asked = [_evidence(language_model, question) for question in _questions()]
     choices = 20 if plan.quick else 100
     for count, target in _TARGETS_MS.items():
         tell(f"choosing among {count:,} experts")
-        arms = _arms(router, evidence, count=count, seed=plan.seed)
+        arms = _arms(router, asked[0], count=count, seed=plan.seed)
         plain = tuple(replace(arm, domain=replace(arm.domain, boundary=None)) for arm in arms)
         apart = _with_axes_of_their_own(arms)
         kinds = ((_TRAINED, arms, target), (_APART, apart, None), (_PLAIN, plain, None))
         for name, kind, limit in kinds:
-            ask = partial(router.decide, evidence, kind)
-            ask()
-            median = milliseconds(clock(ask) for _ in range(choices))
+            asks = [partial(router.decide, evidence, kind) for evidence in asked]
+            for ask in asks:
+                ask()
+            turns = itertools.islice(itertools.cycle(asks), choices)
+            median = milliseconds(clock(ask) for ask in turns)
             title = f"{count:,} experts {name}"
             yield timing("choosing", title, POCKET, median, rounds=choices, target=limit)
 
 
-def _evidence(language_model: LanguageModel) -> Evidence:
-    filled = prefill(language_model, [language_model.encode(_QUESTION)])
+def _questions() -> list[str]:
+    return [question.format(subject) for subject in _SUBJECTS for question in _QUESTIONS]
+
+
+def _evidence(language_model: LanguageModel, question: str) -> Evidence:
+    filled = prefill(language_model, [language_model.encode(question)])
     scores = prefill_scores_by_row(filled.first_logits)[0]
-    return Evidence(scores, state_vector(filled), _QUESTION)
+    return Evidence(scores, state_vector(filled), question)
 
 
 def _arms(router: Router, evidence: Evidence, *, count: int, seed: int) -> tuple[ExpertArm, ...]:

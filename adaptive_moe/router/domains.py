@@ -293,32 +293,42 @@ def _is_possible(domain: Domain) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _CentroidMatrix:
-    """All centroids of an index under each other, with where each domain begins."""
+    """All centroids of an index under each other: every domain's first, then every second, ...
+
+    Domains stand by falling number of centroids, so those that have an n-th one are the first
+    `counts[n]`.
+    """
 
     keys: tuple[str, ...]
     centroids: Float[np.ndarray, "centroid dimension"]
     squared_norms: Float[np.ndarray, " centroid"]
-    starts: np.ndarray
+    counts: tuple[int, ...]
     radii: Float[np.ndarray, " domain"]
 
     @classmethod
     def stack(cls, domains: dict[str, Domain]) -> "_CentroidMatrix":
-        """The matrix of these domains in their order."""
-        centroids = np.concatenate([domain.centroids for domain in domains.values()])
-        sizes = [len(domain.centroids) for domain in domains.values()]
+        """The matrix of these domains."""
+        ordered = sorted(domains.items(), key=lambda item: -len(item[1].centroids))
+        together = np.concatenate([domain.centroids for _, domain in ordered])
+        places = np.concatenate([np.arange(len(domain.centroids)) for _, domain in ordered])
+        centroids = together[np.argsort(places, kind="stable")]
         return cls(
-            tuple(domains),
+            tuple(key for key, _ in ordered),
             centroids,
             (centroids**2).sum(axis=1),
-            np.cumsum([0, *sizes[:-1]]),
-            np.array([domain.radius for domain in domains.values()], dtype=np.float32),
+            tuple(np.bincount(places).tolist()),
+            np.array([domain.radius for _, domain in ordered], dtype=np.float32),
         )
 
     def distances(self, point: np.ndarray) -> np.ndarray:
         """Distance of a whitened point to every domain's nearest centroid, [domain]."""
-        squared = self.squared_norms - 2 * (self.centroids @ point) + point @ point
-        nearest = np.minimum.reduceat(squared, self.starts)
-        distances: np.ndarray = np.sqrt(np.maximum(nearest, 0.0))
+        relative = self.squared_norms - 2 * (self.centroids @ point)
+        nearest, start = relative[: self.counts[0]], self.counts[0]
+        for count in self.counts[1:]:
+            part = nearest[:count]
+            np.minimum(part, relative[start : start + count], out=part)
+            start += count
+        distances: np.ndarray = np.sqrt(np.maximum(nearest + point @ point, 0.0))
         return distances
 
 

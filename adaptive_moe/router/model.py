@@ -101,21 +101,34 @@ class RouterModel:
         region = self.background if self.learned is None else self.learned.support
         return remoteness_from(region, self.whitening, states)
 
-    def prefill_probabilities(self, evidence: Sequence[Evidence]) -> Float[np.ndarray, " item"]:
-        """Chance that the base will answer each prompt right. Raises RouterError untrained."""
-        scores, states, remoteness = self._prefill_inputs(evidence)
+    def prefill_probabilities(
+        self,
+        evidence: Sequence[Evidence],
+        *,
+        remoteness: Float[np.ndarray, " item"] | None = None,
+    ) -> Float[np.ndarray, " item"]:
+        """Chance that the base will answer each prompt right.
+
+        `remoteness` may be given where it is known already. Raises RouterError untrained.
+        """
+        scores, states, remoteness = self._prefill_inputs(evidence, remoteness)
         estimator = self._require_learned().prefill
         return estimator.probability(scores, states, remoteness=remoteness)
 
     def answer_probabilities(
-        self, evidence: Sequence[Evidence], traces: Sequence[TokenTrace]
+        self,
+        evidence: Sequence[Evidence],
+        traces: Sequence[TokenTrace],
+        *,
+        remoteness: Float[np.ndarray, " item"] | None = None,
     ) -> Float[np.ndarray, " item"]:
         """Chance that each finished answer of the base is right; an empty one has none.
 
-        Raises RouterError untrained.
+        `remoteness` may be given where it is known already. Raises RouterError untrained.
         """
         estimator = self._require_learned().answer
-        scores, states, remoteness = self._answer_inputs(evidence, traces)
+        scores, states, remoteness = self._prefill_inputs(evidence, remoteness)
+        scores = with_answers(scores, traces)
         p = estimator.probability(scores, states, remoteness=remoteness)
         return np.where([len(trace) > 0 for trace in traces], p, 0.0)
 
@@ -131,23 +144,19 @@ class RouterModel:
         if len(trace) == 0:
             return 0.0
         learned = self._require_learned()
-        scores, states, _ = self._answer_inputs((evidence,), (trace,))
-        by_entropy = learned.answer.fallback_probability(scores, states)[0]
+        scores = with_answers((evidence.scores,), (trace,))
+        by_entropy = learned.answer.fallback_probability(scores, evidence.states[None])[0]
         return with_prior(float(by_entropy), usual=learned.accuracy, there=expert_accuracy)
 
     def _prefill_inputs(
-        self, evidence: Sequence[Evidence]
+        self,
+        evidence: Sequence[Evidence],
+        remoteness: Float[np.ndarray, " item"] | None = None,
     ) -> tuple[tuple[dict[str, float], ...], np.ndarray, np.ndarray]:
         states = np.stack([item.states for item in evidence])
-        remoteness = self.remoteness(states)
-        scores = with_remoteness(evidence, remoteness)
-        return scores, states, remoteness
-
-    def _answer_inputs(
-        self, evidence: Sequence[Evidence], traces: Sequence[TokenTrace]
-    ) -> tuple[tuple[dict[str, float], ...], np.ndarray, np.ndarray]:
-        scores, states, remoteness = self._prefill_inputs(evidence)
-        return with_answers(scores, traces), states, remoteness
+        if remoteness is None:
+            remoteness = self.remoteness(states)
+        return with_remoteness(evidence, remoteness), states, remoteness
 
     def _require_learned(self) -> Learned:
         if self.learned is None:

@@ -1,7 +1,7 @@
 """A linear probe: logistic regression on uncertainty scores and, if they help, on states."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -38,7 +38,8 @@ class StateProjection:
 class Probe:
     """Weights over squashed and z-scored scores, then over state components where there are any.
 
-    `penalty` is the inverse strength C of the chosen L2 penalty.
+    `penalty` is the inverse strength C of the chosen L2 penalty. `state_weights` are the weights
+    of the components, taken back to the state vectors.
     """
 
     features: tuple[str, ...]
@@ -48,15 +49,22 @@ class Probe:
     coefficients: Float[np.ndarray, " feature"]
     intercept: float
     penalty: float
+    state_weights: Float[np.ndarray, " state"] | None = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = None
+        if self.projection is not None:
+            found = self.projection.components @ self.coefficients[len(self.features) :]
+        object.__setattr__(self, "state_weights", found)
 
     def logits(
         self, scores: Sequence[Mapping[str, float]], states: Float[np.ndarray, "item state"]
     ) -> Float[np.ndarray, " item"]:
         """Log-odds of being right, [item]; `scores` must hold every feature by name."""
         inputs = self._standardise(scores)
+        logits: np.ndarray = inputs @ self.coefficients[: len(self.features)] + self.intercept
         if self.projection is not None:
-            inputs = np.concatenate([inputs, self.projection.apply(states)], axis=1)
-        logits: np.ndarray = inputs @ self.coefficients + self.intercept
+            logits += (states.astype(np.float64) - self.projection.mean) @ self.state_weights
         return logits
 
     def _standardise(self, scores: Sequence[Mapping[str, float]]) -> np.ndarray:

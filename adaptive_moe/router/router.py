@@ -231,19 +231,26 @@ class Router:
         )
 
     def judge(
-        self, evidence: Evidence, trace: TokenTrace, *, records: Sequence[float] = ()
+        self,
+        evidence: Evidence,
+        trace: TokenTrace,
+        *,
+        records: Sequence[float] = (),
+        decision: RouteDecision | None = None,
     ) -> Confidence:
         """How far the finished answer can be trusted: decision B.
 
         `records` are the success rates (0 to 1) of the experts that gave it, or what was expected
-        of them on this prompt; none for the base.
-        An empty answer is certainly wrong.
+        of them on this prompt; none for the base. `decision` is this router's own on the same
+        evidence, which saves finding out anew what it knew. An empty answer is certainly wrong.
         """
-        remoteness = float(self._model.remoteness(evidence.states[None])[0])
-        p_prefill = p_correct = None
+        if decision is None:
+            p_prefill, remoteness = self._foresee(evidence)
+        else:
+            p_prefill, remoteness = decision.p_prefill, decision.remoteness
+        p_correct = None
         if self.is_trained:
-            p_prefill = float(self._model.prefill_probabilities((evidence,))[0])
-            p_correct = self._judge_probability(evidence, trace, records)
+            p_correct = self._judge_probability(evidence, trace, records, remoteness=remoteness)
         return Confidence(
             p_prefill=p_prefill,
             p_correct=p_correct,
@@ -324,28 +331,45 @@ class Router:
             _LOGGER.warning("threshold of the %s decision: %s", point, chosen.explanation)
         return chosen
 
+    def _foresee(self, evidence: Evidence) -> tuple[float | None, float]:
+        """Chance that the base will be right, None untrained, and the prompt's remoteness."""
+        remoteness = self._model.remoteness(evidence.states[None])
+        p = None
+        if self.is_trained:
+            p = float(self._model.prefill_probabilities((evidence,), remoteness=remoteness)[0])
+        return p, float(remoteness[0])
+
     def _stand(self, evidence: Evidence) -> BaseStanding:
         threshold = self._prefill_threshold.value
         learned = self._model.learned
-        if learned is not None:
-            p = float(self._model.prefill_probabilities((evidence,))[0])
+        p, remoteness = self._foresee(evidence)
+        if learned is not None and p is not None:
             is_low = p < threshold
             verdict = "it is not trusted below" if is_low else "it is trusted from"
             reason = f"the base is right with probability {p:.2f}; {verdict} {threshold:.2f}"
-            return BaseStanding(p, learned.accuracy, 1 - p, threshold, is_low, reason)
+            return BaseStanding(
+                p, learned.accuracy, 1 - p, threshold, is_low, reason, remoteness=remoteness
+            )
         rank = self.percentile(PREFILL_DEFAULT, evidence.scores[PREFILL_DEFAULT])
         is_low = rank > threshold
         reason = (
             f"the base is less sure of its first word than in {rank:.0%} of its own samples; "
             f"more than {threshold:.0%} counts as unsure (the router is untrained)"
         )
-        return BaseStanding(None, None, rank, threshold, is_low, reason)
+        return BaseStanding(None, None, rank, threshold, is_low, reason, remoteness=remoteness)
 
     def _judge_probability(
-        self, evidence: Evidence, trace: TokenTrace, records: Sequence[float]
+        self,
+        evidence: Evidence,
+        trace: TokenTrace,
+        records: Sequence[float],
+        *,
+        remoteness: float,
     ) -> float:
         if not records:
-            return float(self._model.answer_probabilities((evidence,), (trace,))[0])
+            known = np.array([remoteness])
+            p = self._model.answer_probabilities((evidence,), (trace,), remoteness=known)
+            return float(p[0])
         rate = math.fsum(records) / len(records)
         return self._model.expert_answer_probability(evidence, trace, expert_accuracy=rate)
 

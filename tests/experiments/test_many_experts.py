@@ -34,7 +34,7 @@ def test_every_load_copies_an_expert_and_evicts_another(pocket):
 def test_the_router_weighs_the_experts_it_is_given(pocket):
     folder = model_path() / "router"
     router = Router.load(folder, base_id=pocket.base_id, numerics=pocket.numerics)
-    evidence = choosing._evidence(pocket)
+    evidence = choosing._evidence(pocket, choosing._questions()[0])
     arms = choosing._arms(router, evidence, count=50, seed=0)
     decision = router.decide(evidence, arms)
     assert decision.kind == "base"

@@ -131,6 +131,18 @@ def test_assignment_by_hand() -> None:
     assert match.ranking == (("far", 2.0), ("near", 8.0))
 
 
+def test_every_domain_competes_with_all_its_centroids() -> None:
+    index = DomainIndex(PLAIN)
+    places = {"one": [[0, 0]], "three": [[9, 0], [0, 9], [9, 9]], "two": [[4, 0], [20, 0]]}
+    for label, centroids in places.items():
+        domain = replace(ball(0.0, 0.0, 1.0, label), centroids=np.array(centroids, np.float32))
+        index.add(domain)
+    match = index.assign(np.array([0, 5], np.float32))
+    by_hand = (("three", 4.0), ("one", 5.0), ("two", math.sqrt(41)))
+    assert [label for label, _ in match.ranking] == [label for label, _ in by_hand]
+    assert [far for _, far in match.ranking] == pytest.approx([far for _, far in by_hand])
+
+
 def test_outside_all_radii_nobody_is_named() -> None:
     index = DomainIndex(PLAIN)
     index.add(ball(0.0, 0.0, 1.0, "near"))

@@ -255,6 +255,20 @@ def test_a_sure_answer_is_trusted_and_an_unsure_one_is_not(trained: Router) -> N
     assert sure.token_scores["entropy"] == pytest.approx((0.05, 0.05))
 
 
+@pytest.mark.parametrize("kind", ["trained", "untrained"])
+def test_what_the_decision_knew_changes_no_judgement(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    router: Router = request.getfixturevalue(kind)
+    trace = make_trace([0.5, 1.5])
+    for states in (centre("a"), centre("d"), centre("b") * 3):
+        prompt = make_evidence(states, 1.0)
+        decision = router.decide(prompt)
+        for records in ((), (0.7,)):
+            anew = router.judge(prompt, trace, records=records)
+            assert router.judge(prompt, trace, records=records, decision=decision) == anew
+
+
 def boundary(inside: np.ndarray, outside: np.ndarray) -> Boundary | None:
     groups = [str(index) for index in range(len(inside))]
     return fit_boundary(placed(inside), Outside(placed(outside)), groups=groups)
