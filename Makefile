@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: pocket demo test test-all check format golden transcript bench clean
+.PHONY: pocket demo test test-all check format golden transcript bench decisions clean
 
 # torch comes first and alone: other packages would pull a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
@@ -58,6 +58,20 @@ bench: .venv/installed
 	mkdir -p build
 	$(BIN)/python benchmarks/runtime.py $(BENCH_OPTIONS) > build/bench.json
 	$(BIN)/python -m adaptive_moe.experiments.performance_page build/bench.json docs/performance.md
+
+# Fill the Decisions table and write docs/decisions.md from it (about half an hour on two cores).
+# The peer, lm-polygraph, gets an environment of its own: nothing here may depend on what it needs.
+build/polygraph/installed: constraints.txt
+	test -x build/polygraph/bin/python || $(PYTHON) -m venv build/polygraph
+	build/polygraph/bin/python -m pip install --quiet torch==2.13.0
+	build/polygraph/bin/python -m pip install --quiet --constraint constraints.txt lm-polygraph==0.7.0
+	touch $@
+
+DECISIONS_OPTIONS ?=
+decisions: .venv/installed build/polygraph/installed
+	$(BIN)/python benchmarks/decisions.py --polygraph build/polygraph/bin/python \
+	  $(DECISIONS_OPTIONS) > build/decisions.json
+	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
 
 # Rebuild the pocket model and its router from the facts (about an hour on two cores).
 pocket: .venv/installed

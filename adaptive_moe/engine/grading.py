@@ -52,7 +52,7 @@ class BaseGrader:
         """One graded row per question, in order. Raises DataError for an unknown grader."""
         grade = _grader(grader)
         prompts = [each.question for each in questions]
-        asked = zip(questions, self._ask(prompts, max_new_tokens), strict=True)
+        asked = zip(questions, self.ask(prompts, max_new_tokens=max_new_tokens), strict=True)
         return [
             RouterRow(
                 evidence=evidence,
@@ -66,11 +66,14 @@ class BaseGrader:
 
     def answers(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32) -> list[str]:
         """The base's greedy answers, in order."""
-        return [completion.text for _, completion in self._ask(prompts, max_new_tokens)]
+        return [
+            completion.text for _, completion in self.ask(prompts, max_new_tokens=max_new_tokens)
+        ]
 
-    def _ask(
-        self, prompts: Sequence[Prompt], max_new_tokens: int
+    def ask(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32
     ) -> list[tuple[Evidence, Completion]]:
+        """The base's greedy answers with their evidence, in order."""
         encoded = [
             self._language_model.encode(prompt, max_new_tokens=max_new_tokens) for prompt in prompts
         ]

@@ -52,6 +52,42 @@ def _activation(plan: Plan, tell: Tell) -> Findings:
     return activation.run(plan, tell)
 
 
+def _confidence(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import confidence
+
+    return confidence.run(plan, tell)
+
+
+def _polygraph(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import against_polygraph
+
+    return against_polygraph.run(plan, tell)
+
+
+def _stated_risk(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import stated_risk
+
+    return stated_risk.run(plan, tell)
+
+
+def _gap_streams(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import gap_streams
+
+    return gap_streams.run(plan, tell)
+
+
+def _routed_world(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import routed_world
+
+    return routed_world.run(plan, tell)
+
+
+def _shares(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import shares
+
+    return shares.run(plan, tell)
+
+
 def _time_spent(plan: Plan, tell: Tell) -> Findings:
     from adaptive_moe.experiments import time_spent
 
@@ -65,9 +101,17 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "memory": Benchmark("of a demo, of a chat, and of a quantised base", _memory),
     "time-spent": Benchmark("where an answer's time goes, and the floor under it", _time_spent),
     "activation": Benchmark("answer-activated against whole-prompt experts", _activation),
+    "confidence": Benchmark("does the router know when the base is right?", _confidence),
+    "polygraph": Benchmark("the router beside lm-polygraph, on the same answers", _polygraph),
+    "stated-risk": Benchmark("whether a stated risk is honoured", _stated_risk),
+    "gap-streams": Benchmark("planted gaps found, and false ones, in mixed traffic", _gap_streams),
+    "routed-world": Benchmark("the whole system with four experts beside an oracle", _routed_world),
+    "shares": Benchmark("whether attribution adds up, and is Shapley's", _shares),
 }
 RUNTIME = ("generate", "parity", "many-experts", "memory")
 """Those that fill the Runtime table."""
+DECISIONS = ("confidence", "polygraph", "stated-risk", "gap-streams", "routed-world", "shares")
+"""Those that fill the Decisions table."""
 
 
 def conduct(names: Sequence[str], plan: Plan, tell: Tell) -> dict[str, object]:

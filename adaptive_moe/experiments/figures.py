@@ -13,13 +13,13 @@ Verdict = Literal["met", "missed", "undecided", "failed", "contended", "too few 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A row of the Runtime table: what is measured, and what has to be reached."""
+    """A row of a table: what is measured, and what has to be reached."""
 
     what: str
     reach: str
 
 
-ROWS: Mapping[str, Row] = {
+RUNTIME_ROWS: Mapping[str, Row] = {
     "base_logits": Row(
         "base logits with the runtime attached and no expert active", "bit-identical"
     ),
@@ -58,15 +58,61 @@ ROWS: Mapping[str, Row] = {
 }
 """The Runtime table, in its order."""
 
+DECISION_ROWS: Mapping[str, Row] = {
+    "answer_right": Row(
+        "after decoding: is this answer right? on facts seen 1, 4 or 16 times, and on all",
+        "accuracy > .90, AUROC >= .95 on the former",
+    ),
+    "will_be_right": Row("before decoding: will the base answer right?", "AUROC >= .90"),
+    "against_polygraph": Row(
+        "1 - AUROC after decoding, over that of lm-polygraph's best single-pass estimator",
+        "<= .70, its interval below 1 (from an AUROC of .99 on the peer is saturated)",
+    ),
+    "left_out": Row(
+        "a domain that the router never saw: AUROC less that of mean entropy", ">= -.01"
+    ),
+    "polygraph_scores": Row(
+        "msp, perplexity, mean entropy and self-certainty of the same answers as lm-polygraph's",
+        "<= 1e-5 apart",
+    ),
+    "calibration": Row(
+        "ECE after calibration on 200 labels, in domain / in a left-out domain", "<= .05 / .10"
+    ),
+    "stated_risk": Row(
+        "a stated risk of .1, .2, .3 (delta .1) over 200 draws of 400 labels",
+        "honoured in >= 90 % of the certified draws; certified at .2 and .3 in >= 95 %; coverage "
+        ">= .75 of the oracle threshold's",
+    ),
+    "domain": Row("the domain of a prompt", "right in >= .95"),
+    "gaps": Row(
+        "planted gaps found within 20 distinct prompts / false gaps per 1,000 known prompts",
+        ">= .9 / <= 1",
+    ),
+    "routed_world": Row(
+        "right answers of the routed system on a mixed test set, over those of an oracle that "
+        "always picks the right expert",
+        ">= .95",
+    ),
+    "shares": Row(
+        "attribution: the sum of shares against what decoding recorded and a bare pass / shares "
+        "against a loop over subsets / an expert with B = 0 / two identical experts",
+        "<= 1e-4 / <= 1e-5 / exactly 0 / equal",
+    ),
+}
+"""The Decisions table, in its order."""
+
+ROWS: Mapping[str, Row] = {**RUNTIME_ROWS, **DECISION_ROWS}
+
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What was measured, in which unit, and the largest value that is good enough.
+    """What was measured, in which unit, and the value that is just good enough.
 
-    `row` is a key of ROWS; `name` says which case of it or which peer this is; without `value`
-    it could not be measured, and `note` says why. `low` and `high` bound the 95 % interval of a
-    timing, `rounds` the number of its repetitions. A figure that is no timing holds on a busy
-    machine as well.
+    `target` is the largest such value, with `at_least` the smallest. `row` is a key of ROWS;
+    `name` says which case of it or which peer this is; without `value` it could not be measured,
+    and `note` says why. `low` and `high` bound the 95 % interval, `rounds` is the number of
+    repetitions of a timing. A figure that is no timing holds on a busy machine as well, and is
+    judged by its value alone.
     """
 
     row: str
@@ -79,6 +125,7 @@ class Figure:
     high: float | None = None
     rounds: int | None = None
     target: float | None = None
+    at_least: bool = False
     is_timed: bool = True
     is_peer: bool = False
     note: str = ""
@@ -93,9 +140,10 @@ class Figure:
             return "contended"
         if self.is_timed and self.rounds is not None and self.rounds < LEAST_ROUNDS:
             return "too few rounds"
-        if self._is_open:
+        if self.is_timed and self._is_open:
             return "undecided"
-        return "met" if self.value <= self.target else "missed"
+        is_enough = self.value >= self.target if self.at_least else self.value <= self.target
+        return "met" if is_enough else "missed"
 
     @property
     def _is_open(self) -> bool:

@@ -26,7 +26,8 @@ class Plan:
     `models` are names of `bases.load`; none stands for those that the device can carry. `rounds`
     is the largest number of rounds; variants whose interval is narrow stop earlier, and after ten
     rounds `minutes` end those of a model, whatever their intervals. `quick` leaves out what takes
-    minutes and stops at ten rounds.
+    minutes and stops at ten rounds. `polygraph` is the interpreter of an environment that holds
+    lm-polygraph 0.7.0, None for a run without that peer.
     """
 
     models: tuple[str, ...] = ()
@@ -40,6 +41,7 @@ class Plan:
     new_tokens: int = 64
     rank: int = 8
     batches: tuple[int, ...] = (1, 8)
+    polygraph: str | None = None
 
     @property
     def bases(self) -> tuple[str, ...]:

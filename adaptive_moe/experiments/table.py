@@ -1,4 +1,4 @@
-"""Figures as lines for people: the Runtime table, row by row, peers beside ours."""
+"""Figures as lines for people: the tables, row by row, peers beside ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -38,8 +38,14 @@ class Section:
 
 
 def figures_of(found: Mapping[str, Any]) -> list[Figure]:
-    """The figures in a result of `conduct`, as it is or read back from JSON."""
-    return [Figure(**{name: each[name] for name in _FIELDS}) for each in found["figures"]]
+    """The figures in a result of `conduct`, as it is or read back from JSON.
+
+    What files of earlier versions lack is as usual.
+    """
+    return [
+        Figure(**{name: each[name] for name in _FIELDS if name in each})
+        for each in found["figures"]
+    ]
 
 
 def sections(figures: Sequence[Figure]) -> Iterator[Section]:
@@ -61,7 +67,7 @@ def line_of(figure: Figure, *, contended: bool) -> Line:
         measured="" if figure.value is None else f"{_number(figure.value)} {figure.unit}".strip(),
         interval=interval,
         rounds="" if figure.rounds is None else str(figure.rounds),
-        wanted="" if figure.target is None else f"<= {figure.target:g}",
+        wanted="" if figure.target is None else f"{_relation(figure)} {figure.target:g}",
         verdict=figure.verdict(contended=contended),
         note=figure.note,
     )
@@ -110,6 +116,10 @@ def _text(line: Line) -> str:
         line.verdict,
     )
     return f"  {' '.join(columns)}".rstrip()
+
+
+def _relation(figure: Figure) -> str:
+    return ">=" if figure.at_least else "<="
 
 
 def _interval(figure: Figure) -> str:

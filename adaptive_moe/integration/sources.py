@@ -81,6 +81,23 @@ def read_rows(folder: Path) -> tuple[TrainingRow, ...]:
     return tuple(_read_row(line, f"{file}, line {number}") for number, line in lines)
 
 
+def read_vectors(folder: Path) -> Float16[np.ndarray, "row dimension"]:
+    """The unit vector of every training row's prompt. Raises CorruptExpertError."""
+    file = folder / VECTORS_FILE
+    _check_size(file)
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            vectors: np.ndarray = opened.get_tensor(_TENSOR)
+    except (SafetensorError, OSError) as error:
+        raise CorruptExpertError(f"{file} cannot be read: {error}") from error
+    if vectors.dtype != np.float16 or vectors.ndim != 2:  # noqa: PLR2004 - row, dimension
+        raise CorruptExpertError(f"{file} holds {vectors.dtype} of shape {vectors.shape}")
+    lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
+    if not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
+        raise CorruptExpertError(f"{file} holds something else than finite unit vectors")
+    return vectors
+
+
 def nearest(
     folder: Path,
     vector: Float[np.ndarray, " dimension"],
@@ -95,7 +112,7 @@ def nearest(
     hold anything but rows and finite unit vectors.
     """
     lines = _read_lines(folder / ROWS_FILE)
-    vectors = _read_vectors(folder / VECTORS_FILE)
+    vectors = read_vectors(folder)
     if vectors.shape != (len(lines), vector.size):
         raise CorruptExpertError(
             f"{folder}: {len(lines)} rows and a prompt vector of {vector.size} numbers do not fit "
@@ -143,21 +160,6 @@ def _read_row(line: bytes, where: str) -> TrainingRow:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]["msg"]
         raise CorruptExpertError(f"{where} is not a training row: {problem}") from error
-
-
-def _read_vectors(file: Path) -> Float16[np.ndarray, "row dimension"]:
-    _check_size(file)
-    try:
-        with safe_open(file, framework="numpy") as opened:
-            vectors: np.ndarray = opened.get_tensor(_TENSOR)
-    except (SafetensorError, OSError) as error:
-        raise CorruptExpertError(f"{file} cannot be read: {error}") from error
-    if vectors.dtype != np.float16 or vectors.ndim != 2:  # noqa: PLR2004 - row, dimension
-        raise CorruptExpertError(f"{file} holds {vectors.dtype} of shape {vectors.shape}")
-    lengths = np.linalg.norm(vectors.astype(np.float32), axis=1)
-    if not (np.abs(lengths - 1) <= _UNIT_TOLERANCE).all():
-        raise CorruptExpertError(f"{file} holds something else than finite unit vectors")
-    return vectors
 
 
 def _check_size(file: Path) -> None:

@@ -14,6 +14,8 @@ _STATISTICS = 7
 # A word this far below the likeliest one has no weight: p is 0, so are p log p and sqrt p. In its
 # place -inf, as masked words have it, would turn sums over the vocabulary into NaN or infinity.
 _RULED_OUT_NATS = 1e4
+# The mean word is no further below the likeliest one where none is ruled out.
+_USUAL_NATS = 100.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,15 +119,17 @@ def _consume(
     With l the logits less their maximum and q = exp(l): Z = sum q, p = q / Z.
     """
     highest = logits.gather(-1, top[:, None])[:, 0]
-    torch.maximum(logits, highest[:, None] - _RULED_OUT_NATS, out=logits)
-    chosen = logits.gather(-1, tokens[:, None])[:, 0]
     mean = logits.mean(dim=-1)
-    shifted = logits.sub_(highest[:, None])
-    root_q = torch.mul(shifted, 0.5, out=scratch).exp_()
+    # Ruling out takes a pass, which is rarely needed; to ask a device would make it wait.
+    if logits.device.type != "cpu" or not bool((highest - mean < _USUAL_NATS).all()):
+        mean = torch.maximum(logits, highest[:, None] - _RULED_OUT_NATS, out=logits).mean(dim=-1)
+    chosen = logits.gather(-1, tokens[:, None])[:, 0]
+    half = torch.add(highest[:, None] * -0.5, logits, alpha=0.5, out=logits)
+    root_q = torch.exp(half, out=scratch)
     root_sum = root_q.sum(dim=-1)
     q = root_q.mul_(root_q)
     total = q.sum(dim=-1)
-    energy = shifted.mul_(q).sum(dim=-1)
+    energy = 2.0 * half.mul_(q).sum(dim=-1)
     runner_up = q.scatter_(-1, top[:, None], 0.0).amax(dim=-1)
     log_total = total.log()
     log_sum_exp = highest + log_total

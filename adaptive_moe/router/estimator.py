@@ -80,10 +80,15 @@ def fit_estimator(
             seed=seed,
         )
 
-    def calibrate(fitted: Probe) -> Calibrator:
-        logits = fitted.logits(calibration.scores, calibration.states)
-        return fit_calibrator(logits, calibration.correct)
-
     main = probe(features, use_states=True)
     fallback = probe((fallback_feature,), use_states=False)
-    return Estimator(main, calibrate(main), fallback, calibrate(fallback))
+    return calibrated(main, fallback, calibration)
+
+
+def calibrated(probe: Probe, fallback: Probe, labels: LabelledScores) -> Estimator:
+    """These probes with calibrators from labels that taught neither of them."""
+
+    def calibrate(fitted: Probe) -> Calibrator:
+        return fit_calibrator(fitted.logits(labels.scores, labels.states), labels.correct)
+
+    return Estimator(probe, calibrate(probe), fallback, calibrate(fallback))

@@ -23,6 +23,7 @@ from adaptive_moe.measures.calibration import (
 )
 from adaptive_moe.measures.statistics import Interval, cluster_bootstrap
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitting import check_apart
 from adaptive_moe.router.model import PREFILL_DEFAULT
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.scores import mean_entropy
@@ -247,8 +248,4 @@ def _check_rows(rows: Sequence[RouterRow], training: Sequence[RouterRow]) -> Non
     right = sum(row.correct for row in rows)
     if right in (0, len(rows)):
         raise RouterError(f"{right} of {len(rows)} test answers are right: nothing can be ranked")
-    shared = {row.source for row in rows} & {row.source for row in training}
-    if shared:
-        raise RouterError(
-            f"{len(shared)} sources stand in both training and test, {min(shared)!r} for one"
-        )
+    check_apart(training, rows)

@@ -1,13 +1,19 @@
 """Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.errors import RouterError
 from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain, topic_columns
-from adaptive_moe.router.estimator import Estimator, LabelledScores, fit_estimator
+from adaptive_moe.router.estimator import (
+    Estimator,
+    LabelledScores,
+    calibrated,
+    fit_estimator,
+)
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.model import (
     ANSWER_DEFAULT,
@@ -48,12 +54,14 @@ def fit_model(
     base_id: str,
     numerics: dict[str, str | None],
     whitening: Whitening | None,
+    calibration: Sequence[RouterRow] | None = None,
     seed: int,
 ) -> RouterModel:
     """Everything a router learns from graded answers of the base.
 
-    Three fifths of the sources train the probes, the rest calibrate them and choose thresholds.
-    Raises RouterError, with the counts, for fewer than 60 labels, 20 sources or 12 of either kind.
+    Three fifths of the sources train the probes, the rest calibrate them and choose thresholds;
+    where there are `calibration` rows, all others train. Raises RouterError, with the counts, for
+    fewer than 60 labels, 20 sources or 12 of either kind, and for a source on both sides.
     """
     check_labels(rows)
     states = np.stack([row.evidence.states for row in rows])
@@ -62,7 +70,12 @@ def fit_model(
         labels=[row.domain for row in rows],
         columns=topic_columns(states.shape[1]),
     )
-    training, calibration = split_by_source(rows, seed=seed)
+    if calibration is None:
+        training, calibration = split_by_source(rows, seed=seed)
+    else:
+        training = tuple(rows)
+        check_apart(training, calibration)
+        check_labels(calibration)
     return RouterModel(
         base_id=base_id,
         numerics=numerics,
@@ -77,6 +90,34 @@ def fit_model(
         ),
         learned=_learn(rows, training, calibration, whitening, seed),
     )
+
+
+def recalibrate(model: RouterModel, rows: Sequence[RouterRow]) -> RouterModel:
+    """The same probes, calibrated on other graded answers, on which thresholds are chosen too.
+
+    None of them may have taught the probes. Raises RouterError for an untrained router and, with
+    the counts, for labels that cannot teach.
+    """
+    learned = model.require_learned()
+    check_labels(rows)
+    points = []
+    for estimator, with_trace in ((learned.prefill, False), (learned.answer, True)):
+        labels = _labelled(rows, learned.support, model.whitening, with_trace=with_trace)
+        found = calibrated(estimator.probe, estimator.fallback, labels)
+        points.append((found, _said(found, labels)))
+    (prefill, p_prefill), (answer, p_correct) = points
+    split = CalibrationSplit(p_prefill, p_correct, _correct(rows))
+    changed = replace(learned, prefill=prefill, answer=answer, calibration=split)
+    return replace(model, learned=changed)
+
+
+def check_apart(training: Sequence[RouterRow], other: Sequence[RouterRow]) -> None:
+    """Raises RouterError, with the count, when a source stands on both sides."""
+    shared = {row.source for row in training} & {row.source for row in other}
+    if shared:
+        raise RouterError(
+            f"{len(shared)} sources stand on both sides of a split, {min(shared)!r} for one"
+        )
 
 
 def check_labels(rows: Sequence[RouterRow]) -> None:
@@ -147,9 +188,8 @@ def _learn(
         fallback_feature=ANSWER_DEFAULT,
         seed=seed,
     )
-    correct = np.array([row.correct for row in calibration], dtype=np.float64)
     accuracy = (sum(row.correct for row in rows) + 1) / (len(rows) + 2)
-    split = CalibrationSplit(p_prefill, p_correct, correct)
+    split = CalibrationSplit(p_prefill, p_correct, _correct(calibration))
     return Learned(prefill, answer, support, split, len(rows), accuracy)
 
 
@@ -165,9 +205,16 @@ def _fit_point(
     estimator = fit_estimator(
         training, calibration, features=features, fallback_feature=fallback_feature, seed=seed
     )
-    remoteness = np.array([row["ood"] for row in calibration.scores])
-    said = estimator.probability(calibration.scores, calibration.states, remoteness=remoteness)
-    return estimator, said
+    return estimator, _said(estimator, calibration)
+
+
+def _said(estimator: Estimator, labels: LabelledScores) -> np.ndarray:
+    remoteness = np.array([row["ood"] for row in labels.scores])
+    return estimator.probability(labels.scores, labels.states, remoteness=remoteness)
+
+
+def _correct(rows: Sequence[RouterRow]) -> np.ndarray:
+    return np.array([row.correct for row in rows], dtype=np.float64)
 
 
 def _labelled(
@@ -178,8 +225,7 @@ def _labelled(
     scores = with_remoteness([row.evidence for row in rows], remoteness)
     if with_trace:
         scores = with_answers(scores, [row.trace for row in rows])
-    correct = np.array([row.correct for row in rows], dtype=np.float64)
-    return LabelledScores(scores, states, correct, tuple(row.source for row in rows))
+    return LabelledScores(scores, states, _correct(rows), tuple(row.source for row in rows))
 
 
 def _support(

@@ -112,7 +112,7 @@ class RouterModel:
         `remoteness` may be given where it is known already. Raises RouterError untrained.
         """
         scores, states, remoteness = self._prefill_inputs(evidence, remoteness)
-        estimator = self._require_learned().prefill
+        estimator = self.require_learned().prefill
         return estimator.probability(scores, states, remoteness=remoteness)
 
     def answer_probabilities(
@@ -126,7 +126,7 @@ class RouterModel:
 
         `remoteness` may be given where it is known already. Raises RouterError untrained.
         """
-        estimator = self._require_learned().answer
+        estimator = self.require_learned().answer
         scores, states, remoteness = self._prefill_inputs(evidence, remoteness)
         scores = with_answers(scores, traces)
         p = estimator.probability(scores, states, remoteness=remoteness)
@@ -143,10 +143,16 @@ class RouterModel:
         """
         if len(trace) == 0:
             return 0.0
-        learned = self._require_learned()
+        learned = self.require_learned()
         scores = with_answers((evidence.scores,), (trace,))
         by_entropy = learned.answer.fallback_probability(scores, evidence.states[None])[0]
         return with_prior(float(by_entropy), usual=learned.accuracy, there=expert_accuracy)
+
+    def require_learned(self) -> Learned:
+        """What labels taught. Raises RouterError untrained."""
+        if self.learned is None:
+            raise RouterError("this router is untrained: fit it on prompts with references first")
+        return self.learned
 
     def _prefill_inputs(
         self,
@@ -157,11 +163,6 @@ class RouterModel:
         if remoteness is None:
             remoteness = self.remoteness(states)
         return with_remoteness(evidence, remoteness), states, remoteness
-
-    def _require_learned(self) -> Learned:
-        if self.learned is None:
-            raise RouterError("this router is untrained: fit it on prompts with references first")
-        return self.learned
 
 
 def remoteness_from(

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, final
 
@@ -24,7 +24,7 @@ from adaptive_moe.router.choice import (
 from adaptive_moe.router.domains import Domain
 from adaptive_moe.router.evidence import Evidence, RouterRow
 from adaptive_moe.router.files import read_model, write_model
-from adaptive_moe.router.fitting import fit_background, fit_model
+from adaptive_moe.router.fitting import fit_background, fit_model, recalibrate
 from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
 from adaptive_moe.router.scores import answer_scores, token_scores
 from adaptive_moe.router.thresholds import (
@@ -122,18 +122,21 @@ class Router:
         numerics: Numerics,
         settings: RouterSettings | None = None,
         whitening: Whitening | None = None,
+        calibration: Sequence[RouterRow] | None = None,
         seed: int,
     ) -> "Router":
         """A router trained on graded answers; sources are never split.
 
-        Pass the `whitening` of an earlier router to keep experts' domains valid. Raises RouterError
-        with the counts when labels are too few or one-sided.
+        Pass the `whitening` of an earlier router to keep experts' domains valid, and `calibration`
+        to calibrate on rows of your choice, not on a part of `rows`. Raises RouterError with the
+        counts when labels are too few or one-sided.
         """
         model = fit_model(
             rows,
             base_id=base_id,
             numerics=numerics.to_dict(),
             whitening=whitening,
+            calibration=calibration,
             seed=seed,
         )
         return cls(model, settings or RouterSettings())
@@ -169,6 +172,16 @@ class Router:
                 numerics.to_dict(),
             )
         return cls(model, settings or RouterSettings(), is_calibrated=fits)
+
+    def recalibrated(self, rows: Sequence[RouterRow], *, numerics: Numerics) -> "Router":
+        """The same router, calibrated on graded answers that the base gave in these numerics.
+
+        For another dtype or device, or for other traffic, with far fewer labels than a training
+        takes. None of the rows may have taught it. Raises RouterError for an untrained router and,
+        with the counts, for labels that are too few or one-sided.
+        """
+        model = replace(recalibrate(self._model, rows), numerics=numerics.to_dict())
+        return Router(model, self._settings)
 
     def save(self, folder: Path) -> None:
         """Write router.safetensors and router.json, replacing what the folder holds."""

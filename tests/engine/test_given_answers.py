@@ -9,7 +9,7 @@ from adaptive_moe.integration.mixing import RULES
 from adaptive_moe.models.given_answers import trace_answer
 from adaptive_moe.models.prefilling import prefill
 from adaptive_moe.router.scores import SCORES, UNSCORABLE_NATS
-from tests.support.random_experts import add_expert
+from tests.support.random_experts import store_of_three
 from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
 
 QUESTION = "What is the capital of France?"
@@ -22,12 +22,7 @@ TALK = [
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("given")
-    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
-        for seed, name in enumerate(("one", "two")):
-            add_expert(moe, name, folder / name, seed=seed)
-        add_expert(moe, "whole", folder / "whole", seed=5, header=False)
-    return folder / "store"
+    return store_of_three(tmp_path_factory.mktemp("given"))
 
 
 @pytest.fixture(scope="module")

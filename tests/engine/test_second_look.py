@@ -5,7 +5,7 @@ import pytest
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.errors import ConfigurationError
-from tests.support.random_experts import add_expert
+from tests.support.random_experts import store_of_three
 
 KNOWN, UNKNOWN = "What is the capital of France?", "What is the chemical symbol of iron?"
 EVERYTHING = "router.grey_band=[0, 1]"
@@ -13,12 +13,7 @@ EVERYTHING = "router.grey_band=[0, 1]"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("second")
-    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
-        for seed, name in enumerate(("one", "two")):
-            add_expert(moe, name, folder / name, seed=seed)
-        add_expert(moe, "whole", folder / "whole", seed=5, header=False)
-    return folder / "store"
+    return store_of_three(tmp_path_factory.mktemp("second"))
 
 
 def opened(store, *overrides):

@@ -22,6 +22,8 @@ FIGURE = Figure("no_expert", "no expert", "pocket", 1.01, unit="x bare", rounds=
         ({"low": 0.99, "high": 1.019}, False, "met"),
         ({"value": 1.04, "low": 1.021, "high": 1.06}, False, "missed"),
         ({"low": 0.99, "high": 1.03}, True, "contended"),
+        ({"at_least": True}, False, "missed"),
+        ({"at_least": True, "value": 1.02}, False, "met"),
         ({"target": None}, False, ""),
         ({"value": None}, False, "failed"),
     ],
@@ -34,6 +36,7 @@ def test_what_is_no_timing_is_judged_on_a_busy_machine_too():
     exact = replace(FIGURE, is_timed=False, rounds=None)
     assert exact.verdict(contended=True) == "met"
     assert replace(exact, value=2.0).verdict(contended=True) == "missed"
+    assert replace(exact, low=0.5, high=1.5).verdict(contended=True) == "met"
 
 
 def test_a_failure_says_why_in_one_line():

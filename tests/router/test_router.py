@@ -12,9 +12,10 @@ from scipy.special import logit
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError, UnknownExpertError
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
+from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.router.boundary import Boundary, Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
-from adaptive_moe.router.router import ExpertArm, Router
+from adaptive_moe.router.router import ExpertArm, Router, RouterRow
 from tests.router.world import NUMERICS, World, make_evidence, make_trace, placed
 
 ACCURACY = {"a": 0.9, "b": 0.6, "c": 0.75, "d": 0.05}
@@ -383,6 +384,38 @@ def test_too_few_and_one_sided_labels_are_refused_with_counts() -> None:
     same = [replace(row, source="one") for row in rows]
     with pytest.raises(RouterError, match="from 1 sources are too few"):
         Router.fit(same, base_id="base", numerics=NUMERICS, seed=0)
+
+
+def test_a_router_can_be_calibrated_on_labels_of_other_traffic(trained: Router) -> None:
+    harder = {name: rate / 2 for name, rate in ACCURACY.items()}
+    rows = World(50).rows(1200, accuracy=harder)
+    evidence, traces = [row.evidence for row in rows], [row.trace for row in rows]
+    correct = [row.correct for row in rows]
+    other = Numerics(dtype="bfloat16", quantization=None, device="cpu")
+    again = trained.recalibrated(World(51).rows(300, accuracy=harder), numerics=other)
+    before, after = (
+        expected_calibration_error(each.model.answer_probabilities(evidence, traces), correct)
+        for each in (trained, again)
+    )
+    assert after < before / 2
+    assert again.model.numerics == other.to_dict()
+    assert again.known_domains == trained.known_domains
+    with pytest.raises(RouterError, match="10 labels"):
+        trained.recalibrated(World(51).rows(10, accuracy=harder), numerics=other)
+
+
+def test_calibration_rows_of_ones_own_choice_share_no_source(trained: Router) -> None:
+    rows = World(0).rows(300, accuracy=ACCURACY)
+    other = [replace(row, source=f"other {row.source}") for row in rows[:100]]
+
+    def fitted(calibration: list[RouterRow]) -> Router:
+        return Router.fit(rows, base_id="base", numerics=NUMERICS, calibration=calibration, seed=0)
+
+    learned = fitted(other).model.learned
+    assert learned is not None
+    assert learned.calibration.correct.size == 100
+    with pytest.raises(RouterError, match="stand on both sides"):
+        fitted([*other, rows[0]])
 
 
 def test_thresholds_by_risk_coverage_and_value(trained: Router) -> None:

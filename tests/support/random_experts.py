@@ -35,3 +35,12 @@ def add_expert(
         base_name="pocket",
     )
     moe.store.activate(moe.import_expert(name, folder, force=True).expert_id)
+
+
+def store_of_three(folder: Path) -> Path:
+    """A store with experts `one` and `two`, which act on the answer, and `whole`, on the prompt."""
+    with AdaptiveMoE.from_pretrained("pocket", store=folder / "store") as moe:
+        for seed, name in enumerate(("one", "two")):
+            add_expert(moe, name, folder / name, seed=seed)
+        add_expert(moe, "whole", folder / "whole", seed=5, header=False)
+    return folder / "store"
