@@ -31,7 +31,6 @@ from adaptive_moe.router.router import Router
 _BATCH = 64
 _ANSWER_TOKENS = 32
 _BANK_BYTES = 1 << 20
-_QUICK_STEPS = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +46,16 @@ class Mixed:
 
 def run(plan: Plan, tell: Tell) -> Findings:
     """As many known questions as there are blind questions of all packs, in one test set."""
+    if plan.quick:
+        return Findings((), {})
     world = KnownWorld(plan, tell)
     questions = _mixed(world)
     with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "experts") as store:
-        training = Settings().training
-        if plan.quick:
-            training = training.model_copy(update={"max_steps": _QUICK_STEPS})
-        settings = Settings(training=training)
-        with AdaptiveMoE(world.language_model, store, settings, background=False) as moe:
+        with AdaptiveMoE(world.language_model, store, Settings(), background=False) as moe:
             for pack in pack_names():
                 tell(f"training an expert on {pack}")
-                outcome = moe.train_expert(pack, pack_path(pack), force=plan.quick)
-                if not outcome.is_live and not plan.quick:
+                outcome = moe.train_expert(pack, pack_path(pack))
+                if not outcome.is_live:
                     raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
             tell(f"answering {len(questions):,} questions")
             found = [*_systems(moe, world, questions), *_domains(moe, world, questions)]
