@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from adaptive_moe.errors import RouterError
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.token_trace import TokenTrace
 from adaptive_moe.router.arm_index import ArmIndex, index_arms
+from adaptive_moe.router.certificates import Certificate, Void
 from adaptive_moe.router.choice import (
     BaseStanding,
     ExpertArm,
@@ -27,13 +28,8 @@ from adaptive_moe.router.files import read_model, write_model
 from adaptive_moe.router.fitting import fit_background, fit_model, recalibrate
 from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
 from adaptive_moe.router.scores import answer_scores, token_scores
-from adaptive_moe.router.thresholds import (
-    Threshold,
-    cost_threshold,
-    coverage_threshold,
-    fixed_threshold,
-    risk_threshold,
-)
+from adaptive_moe.router.thresholds import Threshold, fixed_threshold
+from adaptive_moe.router.trust import Point, Trust
 from adaptive_moe.router.whitening import Whitening
 
 __all__ = [
@@ -45,7 +41,6 @@ __all__ = [
     "RouterRow",
 ]
 
-Point = Literal["prefill", "answer"]
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -76,13 +71,17 @@ class Router:
     """
 
     def __init__(
-        self, model: RouterModel, settings: RouterSettings, *, is_calibrated: bool = True
+        self,
+        model: RouterModel,
+        settings: RouterSettings,
+        *,
+        is_calibrated: bool = True,
+        void: Void | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
         self._is_calibrated = is_calibrated and model.learned is not None
-        self._prefill_threshold = self._configured_threshold("prefill")
-        self._answer_threshold = self._configured_threshold("answer")
+        self._trust = Trust(model, settings, void=void)
         self._indexed: ArmIndex | None = None
 
     @classmethod
@@ -213,8 +212,19 @@ class Router:
         return self._model
 
     def with_settings(self, settings: RouterSettings) -> "Router":
-        """The same router under other settings."""
-        return Router(self._model, settings, is_calibrated=self._is_calibrated)
+        """The same router under other settings; what was taken back of the same risk stays so."""
+        is_same = settings.target_risk == self._settings.target_risk
+        void = self._trust.void if is_same else None
+        return Router(self._model, settings, is_calibrated=self._is_calibrated, void=void)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the configured target risk promised; None where it could not be certified."""
+        return self._trust.certificate
+
+    def voided(self, void: Void) -> "Router":
+        """The same router with its certificate taken back: it trusts less, and promises nothing."""
+        return Router(self._model, self._settings, is_calibrated=self._is_calibrated, void=void)
 
     def decide(
         self,
@@ -278,7 +288,7 @@ class Router:
         p_correct below the threshold; untrained, a mean entropy beyond the threshold's percentile
         of the base's own samples.
         """
-        threshold = self._answer_threshold.value
+        threshold = self._trust.answer.value
         if confidence.p_correct is not None:
             return confidence.p_correct < threshold
         return self.percentile(ANSWER_DEFAULT, confidence.scores[ANSWER_DEFAULT]) > threshold
@@ -319,30 +329,10 @@ class Router:
         if value is not None:
             return fixed_threshold(value)
         if aims == (None,) * len(aims):
-            return self._answer_threshold if point == "answer" else self._prefill_threshold
-        if self._model.learned is None:
-            raise RouterError("an untrained router knows no risk: fit it on graded prompts first")
-        split = self._model.learned.calibration
-        p = split.p_correct if point == "answer" else split.p_prefill
-        if coverage is not None:
-            return coverage_threshold(p, coverage=coverage)
-        if error_cost is not None:
-            return cost_threshold(p, split.correct, error_cost=error_cost)
-        assert target_risk is not None
-        fallback = self._settings.threshold
-        return risk_threshold(p, split.correct, target_risk=target_risk, fallback=fallback)
-
-    def _configured_threshold(self, point: Point) -> Threshold:
-        target = self._settings.target_risk
-        if target is None:
-            return fixed_threshold(self._settings.threshold)
-        if self._model.learned is None:
-            _LOGGER.warning("target_risk needs a trained router; the fixed threshold is used")
-            return fixed_threshold(self._settings.threshold)
-        chosen = self.threshold(target_risk=target, point=point)
-        if not chosen.certified:
-            _LOGGER.warning("threshold of the %s decision: %s", point, chosen.explanation)
-        return chosen
+            return self._trust.answer if point == "answer" else self._trust.prefill
+        return self._trust.threshold(
+            target_risk=target_risk, coverage=coverage, error_cost=error_cost, point=point
+        )
 
     def _foresee(self, evidence: Evidence) -> tuple[float | None, float]:
         """Chance that the base will be right, None untrained, and the prompt's remoteness."""
@@ -353,7 +343,7 @@ class Router:
         return p, float(remoteness[0])
 
     def _stand(self, evidence: Evidence) -> BaseStanding:
-        threshold = self._prefill_threshold.value
+        threshold = self._trust.prefill.value
         learned = self._model.learned
         p, remoteness = self._foresee(evidence)
         if learned is not None and p is not None:
