@@ -25,6 +25,7 @@ from adaptive_moe.experiments.known_world import (
 )
 from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.measures.calibration import auroc
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.measures.statistics import Interval, cluster_bootstrap
 from adaptive_moe.pocket import model_path
 from adaptive_moe.router.evidence import RouterRow
@@ -36,6 +37,7 @@ _SAME = ("msp", "perplexity", "mean_entropy", "self_certainty")
 # lm-polygraph 0.7.0 returns confidence where it means uncertainty; both ways are tried.
 _EITHER_WAY = ("renyi", "fisher_rao")
 _TOLERANCE = 1e-5
+_COMPARED = 1000  # answers, decoded one at a time as lm-polygraph's are: batches round otherwise
 _SATURATED = 0.99
 _ABSENT = "say where lm-polygraph 0.7.0 is installed: --polygraph PATH_OF_ITS_PYTHON"
 
@@ -56,9 +58,11 @@ def run(plan: Plan, tell: Tell) -> Findings:
     asked = {split: world.asked(split) for split in ("calibration", "test")}
     tell("lm-polygraph answers")
     peers = {split: _peer_answers(plan.polygraph, each) for split, each in asked.items()}
+    singly = world.asked_singly("test", _COMPARED)
+    same = evenly(peers["test"], _COMPARED)
     ranked = _rank(world.rows("calibration"), peers["calibration"])
     best = max(ranked, key=lambda name: ranked[name])
-    found = [*_same_scores(asked["test"], peers["test"])]
+    found = list(_same_scores(singly, same))
     found += _errors_of_ranking(world, peers["test"], best, ranked)
     return Findings(tuple(found), {"auroc_on_calibration": ranked})
 

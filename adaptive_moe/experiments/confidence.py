@@ -8,6 +8,7 @@ import numpy as np
 from adaptive_moe.experiments.figures import Figure, Findings
 from adaptive_moe.experiments.known_world import (
     LEARNED_SOMETIMES,
+    Asked,
     KnownWorld,
     correct_of,
     draw_labels,
@@ -18,8 +19,9 @@ from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
 from adaptive_moe.measures.statistics import cluster_bootstrap
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.probe import fit_probe
 from adaptive_moe.router.router import Router
-from adaptive_moe.router.scores import mean_entropy
+from adaptive_moe.router.scores import answer_scores, mean_entropy
 
 _LABELS = 200  # to calibrate on
 _DRAWS = 20
@@ -29,13 +31,17 @@ _WRONG_HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A domain as judged by routers that never saw it, mean entropy's ranking beside."""
+    """A domain as judged by routers that never saw it, mean entropy's ranking beside.
+
+    `least_ece` is what so many answers measure on average if the probabilities are exactly right.
+    """
 
     domain: str
     items: int
     auroc: float
     entropy_auroc: float
     ece: float
+    least_ece: float
 
 
 def run(plan: Plan, tell: Tell) -> Findings:
@@ -128,7 +134,13 @@ def _left_out(world: KnownWorld, tell: Tell) -> Iterator[LeftOut]:
             auroc=auroc(p, correct),
             entropy_auroc=auroc(_sureness(rows), correct),
             ece=expected_calibration_error(p, correct),
+            least_ece=_least_ece(p, generator),
         )
+
+
+def _least_ece(p: np.ndarray, generator: np.random.Generator) -> float:
+    draws = ((generator.random(p.size) < p).astype(np.float64) for _ in range(_DRAWS))
+    return float(np.mean([expected_calibration_error(p, drawn) for drawn in draws]))
 
 
 def _told_left_out(left_out: Sequence[LeftOut], errors: Sequence[float]) -> Iterator[Figure]:
@@ -149,8 +161,10 @@ def _told_left_out(left_out: Sequence[LeftOut], errors: Sequence[float]) -> Iter
         "calibration", "in domain, mean", float(np.mean(errors)), 0.05, most=True, note=spread
     )
     own = [each.ece for each in left_out]
-    note = f"highest {max(own):.3f}; a domain has {min(each.items for each in left_out)} to "
-    note += f"{max(each.items for each in left_out)} answers, and few of them add to its ECE"
+    floor = np.mean([each.least_ece for each in left_out])
+    note = f"highest {max(own):.3f}; with {min(each.items for each in left_out)} to "
+    note += f"{max(each.items for each in left_out)} answers each, probabilities that were exactly "
+    note += f"right would measure {floor:.3f}"
     yield _figure(
         "calibration", "left-out domain, mean", float(np.mean(own)), 0.1, most=True, note=note
     )
@@ -158,6 +172,7 @@ def _told_left_out(left_out: Sequence[LeftOut], errors: Sequence[float]) -> Iter
 
 def _controls(world: KnownWorld, tell: Tell) -> Iterator[Figure]:
     """What must say nothing: a router of shuffled labels; and the length of answers alone."""
+    yield from _knowing_exposure(world)
     tell("fitting a router on shuffled labels")
     generator = np.random.default_rng(world.seed)
     shuffled = [_shuffled(world.rows(split), generator) for split in ("train_router", "test")]
@@ -169,6 +184,42 @@ def _controls(world: KnownWorld, tell: Tell) -> Iterator[Figure]:
     yield _figure(
         "answer_right", "AUROC of an answer's length alone", auroc(lengths, correct_of(rows)), None
     )
+
+
+def _knowing_exposure(world: KnownWorld) -> Iterator[Figure]:
+    """A probe that is told how often each fact was taught: more than any answer shows."""
+    learn, test = (_with_exposure(world.asked(split)) for split in ("train_router", "test"))
+    rows = world.rows("train_router")
+    probe = fit_probe(
+        learn,
+        np.stack([row.evidence.states for row in rows]),
+        correct_of(rows),
+        features=tuple(learn[0]),
+        groups=[row.source for row in rows],
+        use_states=False,
+        seed=world.seed,
+    )
+    asked = world.asked("test")
+    p = probe.logits(test, np.stack([each.row.evidence.states for each in asked]))
+    correct = correct_of([each.row for each in asked])
+    middle = np.array([each.question.exposure in LEARNED_SOMETIMES for each in asked])
+    for name, chosen in (
+        ("facts seen 1, 4 or 16 times", middle),
+        ("all facts", np.ones_like(middle)),
+    ):
+        value = auroc(p[chosen], correct[chosen])
+        yield _figure("answer_right", f"AUROC knowing each fact's exposure, {name}", value, None)
+
+
+def _with_exposure(asked: Sequence[Asked]) -> list[dict[str, float]]:
+    return [
+        {
+            **each.row.evidence.scores,
+            **answer_scores(each.row.trace),
+            "exposure": float(each.question.exposure),
+        }
+        for each in asked
+    ]
 
 
 def _shuffled(rows: Sequence[RouterRow], generator: np.random.Generator) -> list[RouterRow]:

@@ -56,6 +56,11 @@ class KnownWorld:
             self._known[split] = self._ask(questions)
         return self._known[split]
 
+    def asked_singly(self, split: str, count: int) -> tuple[Asked, ...]:
+        """Some questions of one split, each in a batch of its own."""
+        questions = [each.question for each in evenly(self.asked(split), count)]
+        return self._ask(questions, singly=True)
+
     def rows(self, split: str) -> list[RouterRow]:
         """The graded answers of one split."""
         return [each.row for each in self.asked(split)]
@@ -77,11 +82,17 @@ class KnownWorld:
             seed=self.seed,
         )
 
-    def _ask(self, questions: Sequence[KnownQuestion]) -> tuple[Asked, ...]:
+    def _ask(
+        self, questions: Sequence[KnownQuestion], *, singly: bool = False
+    ) -> tuple[Asked, ...]:
         model = self.language_model
         bank = LoraBank(model.model, model.layers, capacity_bytes=_BANK_BYTES, dtype=model.dtype)
         try:
-            found = BaseGrader(model, bank).ask([each.prompt for each in questions])
+            grader, prompts = BaseGrader(model, bank), [each.prompt for each in questions]
+            if singly:
+                found = [answer for prompt in prompts for answer in grader.ask([prompt])]
+            else:
+                found = grader.ask(prompts)
         finally:
             bank.close()
         asked = []

@@ -50,15 +50,18 @@ def run(plan: Plan, tell: Tell) -> Findings:
         return Findings((), {})
     world = KnownWorld(plan, tell)
     questions = _mixed(world)
-    with tempfile.TemporaryDirectory() as folder, Store(Path(folder) / "experts") as store:
-        with AdaptiveMoE(world.language_model, store, Settings(), background=False) as moe:
-            for pack in pack_names():
-                tell(f"training an expert on {pack}")
-                outcome = moe.train_expert(pack, pack_path(pack))
-                if not outcome.is_live:
-                    raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
-            tell(f"answering {len(questions):,} questions")
-            found = [*_systems(moe, world, questions), *_domains(moe, world, questions)]
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Store(Path(folder) / "experts") as store,
+        AdaptiveMoE(world.language_model, store, Settings(), background=False) as moe,
+    ):
+        for pack in pack_names():
+            tell(f"training an expert on {pack}")
+            outcome = moe.train_expert(pack, pack_path(pack))
+            if not outcome.is_live:
+                raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
+        tell(f"answering {len(questions):,} questions")
+        found = [*_systems(moe, world, questions), *_domains(moe, world, questions)]
     return Findings(tuple(found), {})
 
 
