@@ -1,6 +1,7 @@
 """Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from adaptive_moe.errors import RouterError
 from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain, topic_columns
 from adaptive_moe.router.estimator import Estimator, LabelledScores, fit_estimator
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.model import (
     ANSWER_DEFAULT,
     ANSWER_FEATURES,
@@ -34,6 +36,14 @@ _SUPPORT_QUANTILE = 0.95
 _FEWEST_IN_DOMAIN = 8
 _LEAST_KNOWN = 0.15
 _SUPPORT_CENTROIDS = 16
+_KINDS: Mapping[Target, tuple[str, str]] = {
+    "answers": ("right", "wrong"),
+    "agreement": ("with agreement", "without"),
+}
+_ADVICE: Mapping[Target, str] = {
+    "answers": "add prompts that the base gets right and prompts that it gets wrong",
+    "agreement": "add prompts that the base is sure of and prompts that it is not",
+}
 
 
 def fit_background(states: Float[np.ndarray, "prompt state"]) -> tuple[Whitening, Domain]:
@@ -49,13 +59,16 @@ def fit_model(
     numerics: dict[str, str | None],
     whitening: Whitening | None,
     seed: int,
+    fitted_on: FittedOn | None = None,
 ) -> RouterModel:
-    """Everything a router learns from graded answers of the base.
+    """Everything a router learns from labelled answers of the base.
 
-    Three fifths of the sources train the probes, the rest calibrate them and choose thresholds.
-    Raises RouterError, with the counts, for fewer than 60 labels, 20 sources or 12 of either kind.
+    `fitted_on` says what the labels stand for; without it the answers were graded. Three fifths of
+    the sources train the probes, the rest calibrate them and choose thresholds. Raises RouterError,
+    with the counts, for fewer than 60 labels, 20 sources or 12 of either kind.
     """
-    check_labels(rows)
+    fitted_on = fitted_on or FittedOn.of(rows)
+    check_labels(rows, target=fitted_on.target)
     states = np.stack([row.evidence.states for row in rows])
     whitening = whitening or fit_whitening(
         states,
@@ -75,23 +88,24 @@ def fit_model(
                 ANSWER_DEFAULT: [mean_entropy(row.trace) for row in rows],
             }
         ),
-        learned=_learn(rows, training, calibration, whitening, seed),
+        learned=replace(_learn(rows, training, calibration, whitening, seed), fitted_on=fitted_on),
     )
 
 
-def check_labels(rows: Sequence[RouterRow]) -> None:
+def check_labels(rows: Sequence[RouterRow], *, target: Target = "answers") -> None:
     """Raises RouterError, with the counts, for labels that cannot teach."""
+    yes, no = _KINDS[target]
     right = sum(row.correct for row in rows)
     sources = len({row.source for row in rows})
-    counts = f"{len(rows)} labels ({right} right, {len(rows) - right} wrong) from {sources} sources"
+    counts = f"{len(rows)} labels ({right} {yes}, {len(rows) - right} {no}) from {sources} sources"
     if len(rows) < FEWEST_LABELS or sources < FEWEST_SOURCES:
         raise RouterError(
             f"{counts} are too few; a router needs {FEWEST_LABELS} from {FEWEST_SOURCES}"
         )
     if min(right, len(rows) - right) < FEWEST_OF_EACH_KIND:
         raise RouterError(
-            f"{counts} are one-sided; a router needs {FEWEST_OF_EACH_KIND} of either kind, so add "
-            "prompts that the base gets right and prompts that it gets wrong"
+            f"{counts} are one-sided; a router needs {FEWEST_OF_EACH_KIND} of either kind, so "
+            f"{_ADVICE[target]}"
         )
 
 
@@ -147,8 +161,8 @@ def _learn(
         fallback_feature=ANSWER_DEFAULT,
         seed=seed,
     )
-    correct = np.array([row.correct for row in calibration], dtype=np.float64)
-    accuracy = (sum(row.correct for row in rows) + 1) / (len(rows) + 2)
+    correct = np.array([row.label for row in calibration], dtype=np.float64)
+    accuracy = (sum(row.label for row in rows) + 1) / (len(rows) + 2)
     split = CalibrationSplit(p_prefill, p_correct, correct)
     return Learned(prefill, answer, support, split, len(rows), accuracy)
 
@@ -178,7 +192,7 @@ def _labelled(
     scores = with_remoteness([row.evidence for row in rows], remoteness)
     if with_trace:
         scores = with_answers(scores, [row.trace for row in rows])
-    correct = np.array([row.correct for row in rows], dtype=np.float64)
+    correct = np.array([row.label for row in rows], dtype=np.float64)
     return LabelledScores(scores, states, correct, tuple(row.source for row in rows))
 
 
@@ -205,7 +219,8 @@ def _known_domains(
 ) -> tuple[Domain, ...]:
     """Domains of at least 8 rows of which the base gets some share right.
 
-    What it always gets wrong is not its own, and must stay open to experts.
+    What it always gets wrong is not its own, and must stay open to experts. By agreement that is
+    what its samples always contradict; a domain that it always gets wrong alike counts as its own.
     """
     known = []
     for label in sorted({row.domain for row in rows if row.domain is not None}):

@@ -3,9 +3,8 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, final
+from typing import final
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.token_trace import TokenTrace
+from adaptive_moe.router.aims import Aim, Point, aimed_threshold, refusal
 from adaptive_moe.router.arm_index import ArmIndex, index_arms
 from adaptive_moe.router.choice import (
     BaseStanding,
@@ -21,19 +21,15 @@ from adaptive_moe.router.choice import (
     choose,
     forced_route,
 )
+from adaptive_moe.router.confidence import Confidence
 from adaptive_moe.router.domains import Domain
 from adaptive_moe.router.evidence import Evidence, RouterRow
 from adaptive_moe.router.files import read_model, write_model
+from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.fitting import fit_background, fit_model
 from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
 from adaptive_moe.router.scores import answer_scores, token_scores
-from adaptive_moe.router.thresholds import (
-    Threshold,
-    cost_threshold,
-    coverage_threshold,
-    fixed_threshold,
-    risk_threshold,
-)
+from adaptive_moe.router.thresholds import Threshold, fixed_threshold
 from adaptive_moe.router.whitening import Whitening
 
 __all__ = [
@@ -45,25 +41,11 @@ __all__ = [
     "RouterRow",
 ]
 
-Point = Literal["prefill", "answer"]
+_CLAIMS: Mapping[Target, str] = {
+    "answers": "the base is right",
+    "agreement": "the base would say the same again",
+}
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """How far a finished answer can be trusted.
-
-    `p_prefill` was the chance before decoding that the base would be right, `p_correct` is the
-    chance that this very answer is; both None untrained. `calibrated` says that p_correct was
-    calibrated on answers of this base in these numerics; an expert's answer never is. `scores`
-    holds every score by name, higher = more uncertain; `token_scores` one value a token.
-    """
-
-    p_prefill: float | None
-    p_correct: float | None
-    calibrated: bool
-    scores: Mapping[str, float]
-    token_scores: Mapping[str, tuple[float, ...]]
 
 
 @final
@@ -80,7 +62,8 @@ class Router:
     ) -> None:
         self._model = model
         self._settings = settings
-        self._is_calibrated = is_calibrated and model.learned is not None
+        learned = model.learned
+        self._is_calibrated = is_calibrated and learned is not None and learned.target == "answers"
         self._prefill_threshold = self._configured_threshold("prefill")
         self._answer_threshold = self._configured_threshold("answer")
         self._indexed: ArmIndex | None = None
@@ -123,11 +106,13 @@ class Router:
         settings: RouterSettings | None = None,
         whitening: Whitening | None = None,
         seed: int,
+        fitted_on: FittedOn | None = None,
     ) -> "Router":
-        """A router trained on graded answers; sources are never split.
+        """A router trained on labelled answers; sources are never split.
 
-        Pass the `whitening` of an earlier router to keep experts' domains valid. Raises RouterError
-        with the counts when labels are too few or one-sided.
+        Pass the `whitening` of an earlier router to keep experts' domains valid, and `fitted_on`
+        where the labels are no grades. Raises RouterError with the counts when labels are too few
+        or one-sided.
         """
         model = fit_model(
             rows,
@@ -135,6 +120,7 @@ class Router:
             numerics=numerics.to_dict(),
             whitening=whitening,
             seed=seed,
+            fitted_on=fitted_on,
         )
         return cls(model, settings or RouterSettings())
 
@@ -158,7 +144,8 @@ class Router:
         if model.base_id != base_id and not force_uncalibrated:
             raise RouterError(
                 f"the router in {folder} was fitted on base {model.base_id}, this model is "
-                f"{base_id}; fit one for it, or force it to be used uncalibrated"
+                f"{base_id}; fit one for it (router train), or use this one uncalibrated: "
+                "--force-uncalibrated, or router.force_uncalibrated in the settings"
             )
         fits = model.base_id == base_id and model.numerics == numerics.to_dict()
         if not fits:
@@ -181,8 +168,13 @@ class Router:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether its probabilities were calibrated on this base in these numerics."""
+        """Whether its probabilities were calibrated on graded answers of this base run so."""
         return self._is_calibrated
+
+    @property
+    def target(self) -> Target:
+        """What its probabilities are of: right answers, or answers that samples agree with."""
+        return "answers" if self._model.learned is None else self._model.learned.target
 
     @property
     def whitening(self) -> Whitening:
@@ -307,26 +299,27 @@ class Router:
             return fixed_threshold(value)
         if aims == (None,) * len(aims):
             return self._answer_threshold if point == "answer" else self._prefill_threshold
-        if self._model.learned is None:
-            raise RouterError("an untrained router knows no risk: fit it on graded prompts first")
-        split = self._model.learned.calibration
-        p = split.p_correct if point == "answer" else split.p_prefill
-        if coverage is not None:
-            return coverage_threshold(p, coverage=coverage)
-        if error_cost is not None:
-            return cost_threshold(p, split.correct, error_cost=error_cost)
-        assert target_risk is not None
-        fallback = self._settings.threshold
-        return risk_threshold(p, split.correct, target_risk=target_risk, fallback=fallback)
+        return self._aimed(Aim(target_risk, coverage, error_cost), point)
+
+    def _aimed(self, aim: Aim, point: Point) -> Threshold:
+        return aimed_threshold(
+            aim,
+            self._model.learned,
+            point=point,
+            fallback=self._settings.threshold,
+            is_calibrated=self._is_calibrated,
+        )
 
     def _configured_threshold(self, point: Point) -> Threshold:
         target = self._settings.target_risk
         if target is None:
             return fixed_threshold(self._settings.threshold)
-        if self._model.learned is None:
-            _LOGGER.warning("target_risk needs a trained router; the fixed threshold is used")
+        aim = Aim(target_risk=target)
+        reason = refusal(aim, self._model.learned)
+        if reason is not None:
+            _LOGGER.warning("router.target_risk is not used, the fixed threshold is: %s", reason)
             return fixed_threshold(self._settings.threshold)
-        chosen = self.threshold(target_risk=target, point=point)
+        chosen = self._aimed(aim, point)
         if not chosen.certified:
             _LOGGER.warning("threshold of the %s decision: %s", point, chosen.explanation)
         return chosen
@@ -346,7 +339,8 @@ class Router:
         if learned is not None and p is not None:
             is_low = p < threshold
             verdict = "it is not trusted below" if is_low else "it is trusted from"
-            reason = f"the base is right with probability {p:.2f}; {verdict} {threshold:.2f}"
+            claim = _CLAIMS[learned.target]
+            reason = f"{claim} with probability {p:.2f}; {verdict} {threshold:.2f}"
             return BaseStanding(
                 p, learned.accuracy, 1 - p, threshold, is_low, reason, remoteness=remoteness
             )
