@@ -7,9 +7,12 @@ import pytest
 
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
+from adaptive_moe.engine.grading import BaseGrader
+from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.errors import DataError, NoUsableRowsError, RouterError
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.pocket.asking import write_known_questions
+from adaptive_moe.router.scores import consistency
 from tests.support.tiny_models import save_tiny
 
 LONG = "many words " * 200  # more than the 256 tokens of a tiny model's context
@@ -169,6 +172,20 @@ def test_without_answers_agreement_is_learned_and_said_so(agreeing):
     assert "the base would say the same again with probability" in answer.route.reasons[0]
 
 
+def test_agreement_is_that_of_answers_drawn_one_prompt_after_the_other(agreeing, known):
+    moe, _ = agreeing
+    questions = read_questions([known])[:16]  # with five answers each, more than one slice of rows
+    labelled, own = BaseGrader(moe.language_model, moe._bank).agreements(questions, samples=5)
+    for place in (0, 7, 15):
+        drawn = moe.generate(
+            questions[place].question, experts=None, max_new_tokens=32, do_sample=True,
+            temperature=1.0, top_k=0, num_return_sequences=5, seed=0,
+        )  # fmt: skip
+        apart = consistency([answer.text for answer in drawn], reference=own[place].answer)
+        assert labelled[place].agreement == pytest.approx(1 - apart)
+    assert len({row.agreement for row in labelled}) > 3
+
+
 def test_what_was_said_again_guards_later_trainings(agreeing):
     moe, folder = agreeing
     lines = (folder / "guard.jsonl").read_text().splitlines()
@@ -182,7 +199,7 @@ def test_what_was_said_again_guards_later_trainings(agreeing):
     [
         ("prompts.txt", "Who is it?\n\n  Where is it?\n"),
         ("prompts.jsonl", '{"prompt": "Who is it?", "answer": "me"}\n{"question": "Where is it?"}'),
-        ("prompts", '{"prompt": "Who is it?"}\n{"prompt": "Where is it?"}\n'),
+        ("prompts", '{"prompt": "Who is it?"}\n{"prompt": "who is it"}\n{"query": "Where is it?"}'),
     ],
 )
 def test_prompts_are_json_lines_or_plain_text(agreeing, tmp_path, name, text):
