@@ -91,7 +91,7 @@ def _why(talk: "Conversation", _words: Sequence[str]) -> None:
 
 
 def _gap(talk: "Conversation", words: Sequence[str]) -> None:
-    from adaptive_moe.cli.gaps import gap_parts
+    from adaptive_moe.cli.gap_view import gap_parts
     from adaptive_moe.cli.tables import gaps_table
 
     gap_id = int(words[0]) if words and words[0].isdigit() else talk.gap_id

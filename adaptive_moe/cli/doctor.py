@@ -16,11 +16,12 @@ from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.stored import store_root
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.config.settings import Settings
-from adaptive_moe.errors import AdaptiveMoEError
+from adaptive_moe.errors import AdaptiveMoEError, RouterError
 
 if TYPE_CHECKING:
     from adaptive_moe.experts.store import Store
     from adaptive_moe.models.language_model import LanguageModel
+    from adaptive_moe.router.thresholds import Threshold
 
 _ESSENTIAL = ("torch", "transformers", "peft", "safetensors", "scikit-learn", "cachetools")
 _OPTIONAL = {
@@ -50,7 +51,8 @@ def doctor(terminal: Terminal) -> int:
     """Check versions, device, base model, store and optional packages."""
     with terminal.working("looking"):
         checks = [*_versions(), *_device(terminal.settings), _base(terminal.settings)]
-        checks += [_bitsandbytes(), _store(terminal.settings), _ledger(), *_optional()]
+        checks += [_bitsandbytes(), _store(terminal.settings), _ledger()]
+        checks += [*_threshold(terminal.settings), *_optional()]
     is_well = all(check.is_well for check in checks if check.is_essential)
     told = "Everything needed is here." if is_well else "Something needed is missing; see above."
     values = {"well": is_well, "checks": [asdict(check) for check in checks]}
@@ -133,6 +135,38 @@ def _ledger() -> Check:
             return "opens"
 
     return _tried("gap ledger (SQLite)", look)
+
+
+def _threshold(settings: Settings) -> Iterator[Check]:
+    """Where a risk is set: whether it is certified, and no evidence took that back."""
+    if settings.router.target_risk is None:
+        return
+    name = f"risk {settings.router.target_risk:g}"
+    try:
+        found = _found_threshold(settings)
+    except (AdaptiveMoEError, ImportError, OSError) as error:
+        yield Check(name, is_well=False, told=str(error), is_essential=False)
+    else:
+        yield Check(name, found.certified, found.explanation, is_essential=False)
+
+
+def _found_threshold(settings: Settings) -> "Threshold":
+    from adaptive_moe.engine.risk_watch import stored_threshold
+    from adaptive_moe.engine.router_desk import ROUTER_FOLDER
+    from adaptive_moe.engine.runtime import LEDGER_FILE
+    from adaptive_moe.experts.store import Store
+    from adaptive_moe.gaps.ledger import GapLedger
+    from adaptive_moe.pocket import model_path
+
+    folder = settings.router.folder
+    if folder is None and settings.base.id == "pocket":
+        folder = model_path() / ROUTER_FOLDER
+    if folder is None:
+        raise RouterError("no router is fitted: run `router train`, then set router.folder")
+    with Store(store_root(settings)) as store:
+        file = settings.gaps.ledger or store.root / LEDGER_FILE
+        with GapLedger(file, before_creating=store.create) as ledger:
+            return stored_threshold(folder, settings.router, ledger)
 
 
 def _optional() -> Iterator[Check]:

@@ -55,7 +55,9 @@ def train(
     if plan_only:
         return training_view.show_plan(terminal, paths)
     if dry_run:
-        return training_view.show_estimate(terminal, paths, limit)
+        return training_view.show_estimate(
+            terminal, lambda moe: moe.estimate_expert(paths, limit=limit)
+        )
     return training_view.train_on_files(terminal, name, paths, limit=limit, force=force)
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from adaptive_moe.training.ranks import RankPlan
 
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
+Measure = Callable[["AdaptiveMoE"], "TrainingEstimate"]
 
 _STOPPING = (
     "Stopping at the next pause; the same command goes on from here. Ctrl-C again breaks it off."
@@ -72,12 +73,12 @@ def show_plan(terminal: Terminal, paths: Sequence[Path]) -> int:
     return 0
 
 
-def show_estimate(terminal: Terminal, paths: Sequence[Path], limit: int | None) -> int:
-    """`train --dry-run`: what a training would take."""
+def show_estimate(terminal: Terminal, measure: Measure) -> int:
+    """`--dry-run`: what a training would take."""
     from adaptive_moe.engine.events import to_json
 
     with open_engine(terminal) as moe, terminal.working("measuring a few steps"):
-        estimate = moe.estimate_expert(paths, limit=limit)
+        estimate = measure(moe)
     terminal.finish(to_json(estimate), facts_table(estimate_facts(estimate)))
     return 0
 

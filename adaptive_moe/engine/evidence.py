@@ -1,7 +1,8 @@
 """Whether material says anything about a gap's prompts, and which of its files do."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_moe.errors import DataError, GapError
@@ -23,30 +24,64 @@ class MissingSourcesError(GapError):
         self.paths = tuple(paths)
 
 
-def relevant_files(prompts: Sequence[str], sources: Sequence[Path]) -> tuple[Path, ...]:
-    """The files and packs in `sources` that speak about the prompts, in the order given.
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """What material says about some prompts.
 
-    A source counts when some passage or row of it holds half of the topic words of at least half
-    as many prompts as the best source does. One that cannot be read is passed over with a warning.
-    Raises GapError, naming those, when even together the others leave more than half of the
-    prompts without evidence; MissingSourcesError when some of those do not exist.
+    `covered` holds for every file and pack that could be read the prompts it speaks about, in the
+    order given; `missing` are those that none does, `problems` tells what cannot be read.
     """
-    covered: dict[Path, set[str]] = {}
+
+    prompts: int
+    covered: Mapping[Path, frozenset[str]]
+    missing: tuple[str, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether half of the prompts have evidence, so that a training makes sense."""
+        return self.prompts - len(self.missing) >= _ENOUGH * self.prompts
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that speak about at least half as many prompts as the best one does."""
+        most = max((len(found) for found in self.covered.values()), default=0)
+        return tuple(path for path, found in self.covered.items() if 2 * len(found) >= most)
+
+
+def coverage(prompts: Sequence[str], sources: Sequence[Path]) -> Coverage:
+    """Read the sources and find what they say about the prompts.
+
+    A source speaks about a prompt when some passage or row of it holds half of its topic words.
+    One that cannot be read is passed over and told in `problems`.
+    """
+    covered: dict[Path, frozenset[str]] = {}
     problems: list[str] = []
     for source in _units(sources):
         try:
             covered[source] = _covered(prompts, source)
         except DataError as error:
-            _log.warning("%s", error)
             problems.append(str(error))
-    together = set().union(*covered.values()) if covered else set()
-    missing = [prompt for prompt in prompts if prompt not in together]
-    if len(together) < _ENOUGH * len(prompts):
-        message = _complaint(missing, problems, prompts=len(prompts))
+    together = frozenset[str]().union(*covered.values())
+    missing = tuple(prompt for prompt in prompts if prompt not in together)
+    return Coverage(len(prompts), covered, missing, tuple(problems))
+
+
+def relevant_files(prompts: Sequence[str], sources: Sequence[Path]) -> tuple[Path, ...]:
+    """The files and packs in `sources` that speak about the prompts, in the order given.
+
+    What cannot be read is warned of. Raises GapError, naming it, when even together the others
+    leave more than half of the prompts without evidence; MissingSourcesError when some of those do
+    not exist.
+    """
+    found = coverage(prompts, sources)
+    for problem in found.problems:
+        _log.warning("%s", problem)
+    if not found.is_enough:
+        message = _complaint(found.missing, found.problems, prompts=len(prompts))
         absent = [source for source in sources if not source.exists()]
         raise MissingSourcesError(message, absent) if absent else GapError(message)
-    most = max((len(prompts_of) for prompts_of in covered.values()), default=0)
-    return tuple(source for source, found in covered.items() if 2 * len(found) >= most)
+    return found.files
 
 
 def _complaint(missing: Sequence[str], problems: Sequence[str], *, prompts: int) -> str:
@@ -78,14 +113,14 @@ def _is_unit(path: Path, folder: Path) -> bool:
     return is_material(path, folder) or (path.is_dir() and not path.name.startswith("."))
 
 
-def _covered(prompts: Sequence[str], source: Path) -> set[str]:
+def _covered(prompts: Sequence[str], source: Path) -> frozenset[str]:
     places = [content_words(text) for text in _texts(read_material([source]))]
-    return {
+    return frozenset(
         prompt
         for prompt in prompts
         if (topic := content_words(prompt))
         and any(len(topic & place) >= _COVERED * len(topic) for place in places)
-    }
+    )
 
 
 def _texts(material: Material) -> list[str]:

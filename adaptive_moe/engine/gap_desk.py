@@ -44,7 +44,8 @@ class GapDesk:
     """The gap ledger of one runtime, and the one training at a time that fills it.
 
     `lock` is a file that every process training for this ledger holds meanwhile. Without
-    `background` gaps are queued all the same, for a runtime that has it.
+    `background` gaps are queued all the same, for a runtime that has it. `judged` is called when
+    the ledger holds what somebody said of an answer.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class GapDesk:
         experts: Mapping[str, Expert],
         lock: Path,
         background: bool,
+        judged: Callable[[], None],
     ) -> None:
         self._detector = detector
         self._grower = grower
@@ -64,6 +66,7 @@ class GapDesk:
         self._training = training
         self._experts = experts
         self._is_background = background
+        self._judged = judged
         self._filling = threading.Lock()
         self._file_lock = FileLock(lock, thread_local=False)
         self._news = News()
@@ -95,12 +98,15 @@ class GapDesk:
         """Tell whether an answer was right; the gap that this is evidence for, if any.
 
         A copy of an answer, as long as it keeps `observation`, stands for the answer itself, in
-        later sessions too. Raises GapError for an answer that this base's ledger does not know.
+        later sessions too. It also tells the record of the expert that answered, and whether a
+        certified threshold keeps its word. Raises GapError for an answer that this base's ledger
+        does not know.
         """
         if answer.observation is None:
             raise GapError("this answer was never noted in the gap ledger; judge one of generate's")
         observation_id = self._detector.find(answer.observation)
         gap = self._detector.outcome(observation_id, correct=correct, origin="feedback")
+        self._judged()
         if gap is not None:
             self.react(gap)
         return gap

@@ -9,6 +9,7 @@ from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.engine.answering import Answered
 from adaptive_moe.engine.events import Answer, GapReference
 from adaptive_moe.engine.openings import Opening
+from adaptive_moe.engine.risk_watch import RiskWatch
 from adaptive_moe.engine.second_look import AGREEMENT, drawn_answers
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
@@ -45,13 +46,14 @@ class GapWatch:
         settings: GapSettings,
         *,
         shelf: ExpertShelf,
+        risk: RiskWatch,
         session: str,
     ) -> None:
         self._language_model = language_model
         self._bank = bank
         self._detector = detector
         self._settings = settings
-        self._shelf, self._session = shelf, session
+        self._shelf, self._risk, self._session = shelf, risk, session
         self._has_warned = False
 
     def watch(self, answered: Sequence[Answered], prompts: Sequence[Prompt]) -> list[Noticed]:
@@ -98,11 +100,13 @@ class GapWatch:
         A gap that becomes suspected is checked on the spot: the base answers its prompts again
         several times, and answers that contradict each other count as failures.
         """
+        certificate = self._risk.certificate
         with self._detector.together():
             observed = [
-                self._detector.observe(self._observation(each, prompt))
+                self._detector.observe(self._observation(each, prompt, certificate))
                 for each, prompt in zip(answered, prompts, strict=True)
             ]
+        self._risk.answered(len(observed))
         gaps = {each.gap.id: each.gap for each in observed if each.gap is not None}
         suspected = [gap for gap in gaps.values() if gap.state is GapState.SUSPECTED]
         checked = {gap.id: self.check(gap.id) for gap in suspected}
@@ -118,21 +122,28 @@ class GapWatch:
             noticed.append(Noticed(answer, gap, entry.changed or later is not None))
         return noticed
 
-    def _observation(self, answered: Answered, prompt: str) -> Observation:
+    def _observation(self, answered: Answered, prompt: str, certificate: str | None) -> Observation:
         """An answer as evidence.
 
-        Prompts that no expert took are grouped by where they lie, whatever domain is nearest.
+        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. The
+        certificate is about answers of the base; to the records of experts count those that
+        routing asked for, as a caller may force one on any prompt.
         """
-        answer = answered.answer
+        answer, route = answered.answer, answered.answer.route
+        is_base = route.kind == "base"
+        point = self._shelf.whitening.apply(answered.states)
         return Observation(
             prompt=prompt,
             answer=answer.text,
             p_correct=answer.confidence.p_correct,
             low_confidence=answer.low_confidence,
-            domain=answer.route.domain if answer.route.kind == "experts" else None,
-            vector=self._shelf.whitening.apply(answered.states),
+            domain=None if is_base else route.domain,
+            vector=point,
             session=self._session,
-            served_by=tuple(expert.name for expert in answer.route.experts),
+            served_by=tuple(expert.name for expert in route.experts),
+            parts=() if route.forced else self._shelf.parts(route.experts, point),
+            certificate=certificate if is_base else None,
+            remoteness=answer.confidence.scores.get("ood"),
         )
 
 

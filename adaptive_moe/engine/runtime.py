@@ -2,6 +2,7 @@
 
 import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, Unpack, final, overload
 
@@ -18,6 +19,7 @@ from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
 from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.request import Forced
+from adaptive_moe.engine.risk_watch import RiskWatch
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
@@ -91,15 +93,20 @@ class AdaptiveMoE(Teachable):
         ledger = settings.gaps.ledger or store.root / LEDGER_FILE
         self._ledger = GapLedger(ledger, before_creating=store.create)
         detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
+        self._risk = RiskWatch(self._ledger, self._answerer)
         self._watch = GapWatch(
             language_model,
             self._bank,
             detector,
             settings.gaps,
             shelf=self._shelf,
+            risk=self._risk,
             session=self.session,
         )
         judge = Judge(self._answerer, settings.router, folder=cache_folder)
+        learn = partial(
+            _learn, self._ledger, self._shelf, self._risk, base_id=language_model.base_id
+        )
         self._grower = Grower(self._answerer, store, states, judge)
         self.gaps = GapDesk(
             detector,
@@ -109,8 +116,10 @@ class AdaptiveMoE(Teachable):
             experts=self._shelf,
             lock=Path(f"{ledger}.training.lock"),
             background=background,
+            judged=learn,
         )
         self.router = RouterDesk(self._answerer, settings.router)
+        learn()
         self.gaps.resume()
 
     @classmethod
@@ -322,3 +331,11 @@ class AdaptiveMoE(Teachable):
             if gap is not None:
                 self.gaps.react(gap)
             yield noticed.answer, GapFound(gap) if gap is not None and noticed.changed else None
+
+
+def _learn(ledger: GapLedger, shelf: ExpertShelf, risk: RiskWatch, *, base_id: str) -> None:
+    """Take in what people said of answers: in this session, earlier ones and other processes."""
+    with ledger.reading():
+        judged = ledger.judgements.of_experts(base_id)
+    shelf.verdicts.learn(judged)
+    risk.judged()

@@ -10,12 +10,15 @@ from typing import Literal, final
 import numpy as np
 from jaxtyping import Float
 
+from adaptive_moe.engine.events import RoutedExpert
 from adaptive_moe.engine.states import StateReader
+from adaptive_moe.engine.verdicts import Verdicts, cluster_of
 from adaptive_moe.errors import BaseMismatchError, CorruptExpertError, RouterError, StoreError
 from adaptive_moe.experts.adapter_files import read_adapter, read_published
 from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.experts.weights import LoraWeights
+from adaptive_moe.gaps.evidence import Part
 from adaptive_moe.integration.sources import (
     ROWS_FILE,
     VECTORS_FILE,
@@ -132,7 +135,8 @@ class ExpertShelf(Mapping[str, Expert]):
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
         self._refused: set[str] = set()
-        self._known_arms: tuple[str | None, tuple[ExpertArm, ...]] = (None, ())
+        self._known_arms: tuple[object, tuple[ExpertArm, ...]] = (None, ())
+        self.verdicts = Verdicts()
         self._when_gone: Callable[[str, str | None], None] = lambda *_: None
         self.whitening = whitening
 
@@ -206,11 +210,28 @@ class ExpertShelf(Mapping[str, Expert]):
         The same tuple as long as nothing changes, so that whoever indexed it need not compare.
         """
         self._refresh()
-        digest, arms = self._known_arms
-        if digest != self.whitening.digest:
+        made_of = (self.whitening.digest, self.verdicts.lessons)
+        known, arms = self._known_arms
+        if known != made_of:
             arms = self._arms(self._experts.values())
-            self._known_arms = (self.whitening.digest, arms)
+            self._known_arms = (made_of, arms)
         return arms
+
+    def parts(self, routed: Iterable[RoutedExpert], point: np.ndarray) -> tuple[Part, ...]:
+        """The versions that answered and serve still, with their gates and the prompt's clusters.
+
+        `point` is the prompt's whitened state. Experts without a domain keep no record.
+        """
+        self._refresh()
+        found = []
+        for each in routed:
+            expert = self._experts.get(each.name)
+            if expert is None or expert.version != each.version:
+                continue
+            domain = self._domains.get(expert.expert_id)
+            if domain is not None and domain.whitening_digest == self.whitening.digest:
+                found.append(Part(expert.expert_id, each.gate, cluster_of(domain, point)))
+        return tuple(found)
 
     def taught(self, *, besides: str) -> tuple[str, ...]:
         """What the active experts were asked in training, but for one; evenly from each."""
@@ -290,7 +311,11 @@ class ExpertShelf(Mapping[str, Expert]):
 
     def _arms(self, experts: Iterable[Expert]) -> tuple[ExpertArm, ...]:
         found = ((expert, self._domain(expert)) for expert in experts)
-        return tuple(_arm(expert, domain) for expert, domain in found if domain is not None)
+        return tuple(
+            _arm(expert, domain, self.verdicts.of(expert.expert_id, domain))
+            for expert, domain in found
+            if domain is not None
+        )
 
     def _domain(self, expert: Expert) -> Domain | None:
         """The expert's domain; placed anew when the router's state space is another one."""
@@ -349,8 +374,8 @@ def _expert(
     )
 
 
-def _arm(expert: Expert, domain: Domain) -> ExpertArm:
-    """One expert as the router weighs it, with its record on held-out questions."""
+def _arm(expert: Expert, domain: Domain, judged: tuple[tuple[float, float], ...] = ()) -> ExpertArm:
+    """One expert as the router weighs it: its record on held-out questions, and since then."""
     right, trials = expert.gate.get(HELD_OUT_RIGHT), expert.gate.get(HELD_OUT_TRIALS)
     base = expert.gate.get(HELD_OUT_BASE)
     return ExpertArm(
@@ -362,4 +387,5 @@ def _arm(expert: Expert, domain: Domain) -> ExpertArm:
         trials=trials if isinstance(trials, int) else 0,
         created=expert.created,
         base_successes=base if isinstance(base, int) else None,
+        judged=judged,
     )

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.gaps.evidence import Count
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
+from adaptive_moe.measures.sequential import Count
 
 INTERRUPTED = "its training was interrupted"  # by a process that ended without a word
 _DAY = timedelta(days=1)
+_VERDICTS = frozenset({GapState.FILLED, GapState.REJECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,19 @@ def minutes_trained(history: Sequence[Transition], *, now: datetime) -> float:
         start = max(_when(step), now.astimezone(UTC) - _DAY)
         total += max((end - start).total_seconds(), 0.0) / 60.0
     return total
+
+
+def judged_trainings(history: Sequence[Transition]) -> tuple[float, ...]:
+    """Minutes of each training of a gap that came to the gate's verdict, the gate included."""
+    minutes, began = [], None
+    for step in history:
+        if step.after is GapState.TRAINING:
+            began = _when(step)
+        elif began is not None and step.after not in IN_TRAINING:
+            if step.before is GapState.EVALUATING and step.after in _VERDICTS:
+                minutes.append((_when(step) - began).total_seconds() / 60.0)
+            began = None
+    return tuple(minutes)
 
 
 def _failing_prompts(gap: Gap) -> float:

@@ -10,7 +10,7 @@ from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.errors import GapError
 from adaptive_moe.gaps.budget import INTERRUPTED, NextTraining, choose_training
 from adaptive_moe.gaps.clusters import unit
-from adaptive_moe.gaps.evidence import Cause, Count, Observation, Origin
+from adaptive_moe.gaps.evidence import Cause, Observation, Origin
 from adaptive_moe.gaps.explanation import explain
 from adaptive_moe.gaps.file import Clock
 from adaptive_moe.gaps.grouping import Grouping
@@ -19,6 +19,7 @@ from adaptive_moe.gaps.observations import Seen
 from adaptive_moe.gaps.progress import Progress
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
 from adaptive_moe.gaps.terms import content_words, prompt_hash
+from adaptive_moe.measures.sequential import Count
 
 _RANK: Mapping[Origin, int] = {"consistency": 0, "feedback": 1, "grade": 2}
 _CHECKS_AT_MOST = 4  # rounds of consistency_members; 32 checks tell two thirds from a half
@@ -86,6 +87,8 @@ class GapDetector:
         """
         with self._ledger.transaction():
             seen = self._require_observation(observation_id)
+            if origin != "consistency":
+                self._ledger.judgements.judge(seen.id, correct=correct, judge=origin)
             if seen.duplicate_of is not None:
                 seen = self._require_observation(seen.duplicate_of)
             if seen.excluded is not None:

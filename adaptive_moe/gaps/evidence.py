@@ -15,15 +15,23 @@ import numpy as np
 from scipy import special
 
 from adaptive_moe.config.settings import GapSettings
+from adaptive_moe.measures.sequential import Count, e_value
 
 Origin = Literal["grade", "feedback", "consistency"]
-Count = int | float
 Cause = Literal["routing_miss", "ambiguous", "format_failure"]
 
 # e-value on soft failures from which answers are worth checking: one harmless domain in five.
 SUSPICION = 5.0
 _CONFIDENCE = 0.95
-_MAX_LOG = 700.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An expert's share of an answer, 0 to 1, and the prompt's cluster in the expert's domain."""
+
+    expert_id: str
+    share: float
+    cluster: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -32,7 +40,10 @@ class Observation:
 
     `p_correct` is the calibrated probability that the answer is right, None when uncalibrated.
     `domain` is the expert or known domain the prompt was assigned to, None for neither. `vector`
-    is the prompt's state [width], centred by the caller (whitened), any length.
+    is the prompt's state [width], centred by the caller (whitened), any length. `parts` tell
+    which experts gave the answer, where routing chose them.
+    `certificate` names the promise under which the base gave it, None without one, and `remoteness`
+    is the prompt's distance from those the router learned from, 1 at their edge.
     """
 
     prompt: str
@@ -43,6 +54,9 @@ class Observation:
     vector: np.ndarray
     session: str
     served_by: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
+    certificate: str | None = None
+    remoteness: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,26 +100,6 @@ class Figures:
     def to_dict(self) -> dict[str, Count | None]:
         """As JSON."""
         return asdict(self)
-
-
-def e_value(failures: Count, successes: Count, *, failure_rate: float = 0.3) -> float:
-    """Evidence that the failure rate exceeds `failure_rate`: 1 is none, 20 is alpha .05.
-
-    The likelihood ratio against `failure_rate`, averaged over a uniform prior on
-    (failure_rate, 1): B(f+1, s+1) (1 - I_q(f+1, s+1)) / ((1 - q) q^f (1 - q)^s). The method of
-    mixtures, Robbins 1970; a supermartingale for every true rate <= q. Counts may be fractions.
-    """
-    rate = min(max(failure_rate, 1e-9), 1.0 - 1e-9)
-    tail = float(special.betaincc(failures + 1.0, successes + 1.0, rate))
-    if tail <= 0.0:
-        return 0.0
-    log_e = (
-        float(special.betaln(failures + 1.0, successes + 1.0))
-        + math.log(tail)
-        - (successes + 1.0) * math.log1p(-rate)
-        - failures * math.log(rate)
-    )
-    return math.exp(min(log_e, _MAX_LOG))
 
 
 def alpha_of(order: int, *, alpha: float = 0.05) -> float:

@@ -3,15 +3,10 @@
 from collections.abc import Callable, Mapping
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.gaps.evidence import (
-    SUSPICION,
-    Figures,
-    e_value,
-    failure_bounds,
-    is_refuted,
-)
+from adaptive_moe.gaps.evidence import SUSPICION, Figures, failure_bounds, is_refuted
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
+from adaptive_moe.measures.sequential import e_value
 
 _MOST_ASKED_FOR = 200
 

@@ -3,7 +3,7 @@
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,14 +51,21 @@ class LedgerFile:
             self._stands_in = False
             self._connection.close()
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> AbstractContextManager[None]:
         """All or nothing, alone on the file; may be nested, the outermost one commits."""
+        return self._block("BEGIN IMMEDIATE")
+
+    def reading(self) -> AbstractContextManager[None]:
+        """One state of the file, beside others who read; it needs no right to write."""
+        return self._block("BEGIN")
+
+    @contextmanager
+    def _block(self, begin: str) -> Iterator[None]:
         with self._lock, self._explained():
             if self._depth == 0:
                 if self._stands_in and Path(self.path).exists():
                     self._switch()  # another process was first
-                self._connection.execute("BEGIN IMMEDIATE")
+                self._connection.execute(begin)
                 self._begun += 1
             self._depth += 1
             try:

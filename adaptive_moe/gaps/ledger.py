@@ -12,10 +12,12 @@ from typing import final
 import numpy as np
 
 from adaptive_moe.errors import UnknownGapError
-from adaptive_moe.gaps.evidence import Count, Figures, Member
+from adaptive_moe.gaps.evidence import Figures, Member
 from adaptive_moe.gaps.file import Clock, LedgerFile, Row
+from adaptive_moe.gaps.judgements import JudgementTable
 from adaptive_moe.gaps.observations import Direction, ObservationTable
 from adaptive_moe.gaps.states import GapState
+from adaptive_moe.measures.sequential import Count
 
 _GAP_COLUMNS = (
     "id, base_id, domain, state, label, terms, expert, reason, suspicion_order, evidence_after, "
@@ -126,6 +128,7 @@ class GapLedger:
     ) -> None:
         self._file = LedgerFile(path, clock=clock, before_creating=before_creating)
         self.observations = ObservationTable(self._file)
+        self.judgements = JudgementTable(self._file)
 
     @property
     def clock(self) -> Clock:
@@ -155,6 +158,10 @@ class GapLedger:
     def transaction(self) -> AbstractContextManager[None]:
         """A block that is written whole or not at all; every call below belongs into one."""
         return self._file.transaction()
+
+    def reading(self) -> AbstractContextManager[None]:
+        """A block that only reads, one state of the file; it needs no right to write."""
+        return self._file.reading()
 
     def open_gap(self, base_id: str, *, domain: str | None, label: str) -> GapRecord:
         """A new gap in state OBSERVED."""

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import Float
 
-from adaptive_moe.gaps.evidence import Cause, Member, Observation, Origin
+from adaptive_moe.gaps.evidence import Cause, Member, Observation, Origin, Part
 from adaptive_moe.gaps.file import LedgerFile, Row
 
 Direction = Float[np.ndarray, " width"]
@@ -82,11 +82,15 @@ class ObservationTable:
             duplicate_of,
             excluded,
             self._file.now(),
+            _packed(observation.parts),
+            observation.certificate,
+            observation.remoteness,
         )
         row = self._file.one(
             "INSERT INTO observations (base_id, gap_id, prompt, prompt_hash, answer, p_correct, "
             "low_confidence, domain, session, served_by, direction, duplicate_of, excluded, "
-            "created) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "created, parts, certificate, remoteness) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             values,
         )
         if not low:
@@ -273,6 +277,15 @@ def _member(row: Row) -> Member:
         served_by=tuple(json.loads(row[6])),
         correct=None if row[7] is None else bool(row[7]),
         origin=cast("Origin | None", row[8]),
+    )
+
+
+def _packed(parts: Sequence[Part]) -> str | None:
+    """By expert id, as `judgements` reads it; nothing for the base."""
+    if not parts:
+        return None
+    return json.dumps(
+        {part.expert_id: {"share": part.share, "cluster": part.cluster} for part in parts}
     )
 
 

@@ -91,8 +91,36 @@ def _index_evidence(connection: Connection) -> None:
     )
 
 
+def _keep_verdicts(connection: Connection) -> None:
+    """What people say of an answer, and under which promise or by which experts it was given."""
+    for column in (
+        "parts TEXT",
+        "certificate TEXT",
+        "remoteness REAL",
+        "verdict INTEGER",
+        "judge TEXT",
+    ):
+        connection.execute(f"ALTER TABLE observations ADD COLUMN {column}")
+    connection.execute(
+        "CREATE TABLE voided (certificate TEXT PRIMARY KEY, why TEXT NOT NULL, "
+        "created TEXT NOT NULL)"
+    )
+    connection.execute(
+        "CREATE INDEX verdicts_on_experts ON observations (base_id) "
+        "WHERE parts IS NOT NULL AND verdict IS NOT NULL"
+    )
+    connection.execute(
+        "CREATE INDEX verdicts_on_trusted ON observations (certificate) WHERE verdict IS NOT NULL"
+    )
+    connection.execute(
+        "CREATE INDEX certified_prompts ON observations (certificate, prompt_hash, remoteness) "
+        "WHERE remoteness IS NOT NULL AND certificate IS NOT NULL"
+    )
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create_tables,
     _create_indexes,
     _index_evidence,
+    _keep_verdicts,
 )

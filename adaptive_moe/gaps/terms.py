@@ -5,10 +5,11 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 _WORD = re.compile(r"\w+", re.UNICODE)
 _CONTRACTION = re.compile(r"(?<=\w)['\N{RIGHT SINGLE QUOTATION MARK}](s|t|re|ve|ll|d|m)\b")
+_JOINT = re.compile(r"[ \-]+")  # between the words of one name
 
 # Words that carry no topic: function words and the politeness around a question.
 _STOP_WORDS = frozenset(
@@ -74,3 +75,38 @@ def telling_terms(
 def _occurrences(prompts: Iterable[str]) -> Iterable[str]:
     for prompt in prompts:
         yield from (word for word in content_words(prompt) if not word.isdigit())
+
+
+def subjects(prompts: Sequence[str], *, limit: int = 12) -> tuple[str, ...]:
+    """What the prompts ask about beside what they have in common: "Bell Rock", not "keeper".
+
+    Runs of topic words, spelt as in the prompts, that at most half of the prompts share (a single
+    prompt shares nothing). Those of the most prompts first, else in the order of their appearance.
+    """
+    holding = Counter(word for prompt in prompts for word in content_words(prompt))
+    common = {word for word, count in holding.items() if count > max(1, len(prompts) / 2)}
+    spelt: dict[str, str] = {}
+    asked: Counter[str] = Counter()
+    for prompt in prompts:
+        runs = {" ".join(words(run)): run for run in _runs(prompt, common)}
+        spelt = runs | spelt
+        asked.update(runs.keys())
+    return tuple(spelt[run] for run, _ in asked.most_common(limit))
+
+
+def _runs(prompt: str, common: Collection[str]) -> Iterable[str]:
+    """Neighbouring topic words that are not common, with what stands between them."""
+    text = _CONTRACTION.sub("", prompt)
+    start = end = 0
+    for found in _WORD.finditer(text):
+        word = "".join(words(found.group()))
+        if word in _STOP_WORDS or word in common:
+            continue
+        if end and _JOINT.fullmatch(text, end, found.start()):
+            end = found.end()
+            continue
+        if end:
+            yield text[start:end]
+        start, end = found.span()
+    if end:
+        yield text[start:end]

@@ -12,6 +12,7 @@ from adaptive_moe.router.boundary import Axes
 from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, DomainMatch
 from adaptive_moe.router.evidence import Evidence
+from adaptive_moe.router.records import nearest_cluster, success_rate
 from adaptive_moe.router.wording import wording
 
 # Two experts share an answer when the second fits this nearly as well as the first.
@@ -37,6 +38,8 @@ class ExpertArm:
     """An expert that could answer: its region and its record of right answers in that region.
 
     `base_successes` are the base's own on the same `trials`, None where they are not known.
+    `judged` tells what people said since: for every centroid of the domain the answers judged and
+    the right ones among them, last those that belong to none; empty where nothing was said.
     `created` sorts experts by age; a boundary is drawn against all experts that were there before.
     """
 
@@ -48,15 +51,23 @@ class ExpertArm:
     trials: int
     created: str = ""
     base_successes: int | None = None
+    judged: tuple[tuple[float, float], ...] = ()
 
     @property
     def success_rate(self) -> float:
-        """Posterior mean under Beta(1, 1): (successes + 1) / (trials + 2); 0.5 without a trial."""
-        return (self.successes + 1) / (self.trials + 2)
+        """In the whole domain, 0 to 1: by the gate and by what people said (`records`)."""
+        return success_rate(self.successes, self.trials, judged=self.judged)
+
+    def success_rate_at(self, point: np.ndarray) -> float:
+        """The same where a whitened state [dimension] lies: most by what was said near there."""
+        if not self.judged:
+            return self.success_rate
+        cluster = nearest_cluster(self.domain.centroids, point)
+        return success_rate(self.successes, self.trials, judged=self.judged, cluster=cluster)
 
     @property
     def base_rate(self) -> float | None:
-        """The same of the base's successes; None where they are not known."""
+        """(successes + 1) / (trials + 2) of the base's at the gate; None where not known."""
         if self.base_successes is None:
             return None
         return (self.base_successes + 1) / (self.trials + 2)
@@ -109,16 +120,20 @@ class BaseStanding:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An expert whose domain contains the prompt, and how surely the prompt belongs to it."""
+    """An expert whose domain contains the prompt, and how surely the prompt belongs to it.
+
+    `success` is the rate at which it is right where the prompt lies.
+    """
 
     arm: ExpertArm
     distance: float
     belongs: float
+    success: float
 
     @property
     def expected(self) -> float:
         """Expected success: of a prompt that is not its own the expert knows nothing."""
-        return self.arm.success_rate * self.belongs
+        return self.success * self.belongs
 
 
 def choose(
@@ -229,14 +244,14 @@ def _candidates(
         if boundary is None:
             if distance < rival:
                 belongs = membership(distance, arm.domain.radius) * left
-                found.append(Candidate(arm, distance, belongs))
+                found.append(Candidate(arm, distance, belongs, arm.success_rate_at(match.point)))
         elif arm.expert_id in said:
             if boundary.axes not in places:
                 places[boundary.axes] = boundary.axes.place(evidence.states)
             claim = boundary.claim(places[boundary.axes], said[arm.expert_id])
             belongs, left = claim * left, left * (1 - claim)
             if belongs >= _LEAST_MEMBERSHIP:
-                found.append(Candidate(arm, distance, belongs))
+                found.append(Candidate(arm, distance, belongs, arm.success_rate_at(match.point)))
     return sorted(found, key=lambda item: (-item.expected, item.distance, item.arm.name))
 
 
@@ -354,5 +369,11 @@ def _expert_reason(item: Candidate) -> str:
     base = "" if arm.base_successes is None else f", the base alone {arm.base_successes}"
     return (
         f"expert {arm.name} is expected to be right with probability {item.expected:.2f} "
-        f"({arm.successes} of {arm.trials} right so far{base})"
+        f"({arm.successes} of {arm.trials} right at the gate{base}{_said_since(arm)})"
     )
+
+
+def _said_since(arm: ExpertArm) -> str:
+    judged = sum(answers for answers, _ in arm.judged)
+    right = sum(right_ones for _, right_ones in arm.judged)
+    return f"; {right:g} of {judged:g} judged since" if judged else ""

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, final
 from weakref import WeakValueDictionary
@@ -76,13 +76,15 @@ class DomainMatch:
 
     `distance` and `radius` belong to that domain, or to the nearest one when `label` is None.
     `ranking` lists the nearest 32 domains by distance to their nearest centroid, nearest first.
-    An empty index gives infinite distance and an empty ranking.
+    `point` is the prompt's whitened state. An empty index gives infinite distance and an empty
+    ranking.
     """
 
     label: str | None
     distance: float
     radius: float
     ranking: tuple[tuple[str, float], ...]
+    point: Float[np.ndarray, " dimension"] = field(compare=False, repr=False)
 
 
 def state_vector(prefill: Prefill, *, row: int | None = None) -> Float[np.ndarray, " state"]:
@@ -201,18 +203,20 @@ class DomainIndex:
 
     def assign(self, vector: Float[np.ndarray, " state"]) -> DomainMatch:
         """The domain of a raw state vector; see `DomainMatch`."""
+        point = self._whitening.apply(vector)
         if not self._domains:
-            return DomainMatch(None, math.inf, 0.0, ())
+            return DomainMatch(None, math.inf, 0.0, (), point)
         matrix = self._matrix
         if matrix is None:
             matrix = self._matrix = _CentroidMatrix.stack(self._domains)
-        distances = matrix.distances(self._whitening.apply(vector))
+        distances = matrix.distances(point)
         order = _smallest(distances, _RANKING_LENGTH)
         ranking = tuple((matrix.keys[i], float(distances[i])) for i in order)
         inside = np.flatnonzero(distances <= matrix.radii)
         chosen = inside[distances[inside].argmin()] if inside.size else order[0]
         label = matrix.keys[chosen] if inside.size else None
-        return DomainMatch(label, float(distances[chosen]), float(matrix.radii[chosen]), ranking)
+        distance, radius = float(distances[chosen]), float(matrix.radii[chosen])
+        return DomainMatch(label, distance, radius, ranking, point)
 
 
 def write_domain(path: Path, domain: Domain) -> None:

@@ -12,8 +12,8 @@ from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.token_trace import TokenTrace
-from adaptive_moe.router.aims import Aim, Point, aimed_threshold, refusal
 from adaptive_moe.router.arm_index import ArmIndex, index_arms
+from adaptive_moe.router.certificates import Certificate, Void
 from adaptive_moe.router.choice import (
     BaseStanding,
     ExpertArm,
@@ -30,6 +30,7 @@ from adaptive_moe.router.fitting import fit_background, fit_model
 from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
 from adaptive_moe.router.scores import answer_scores, token_scores
 from adaptive_moe.router.thresholds import Threshold, fixed_threshold
+from adaptive_moe.router.trust import Point, Trust
 from adaptive_moe.router.whitening import Whitening
 
 __all__ = [
@@ -58,14 +59,18 @@ class Router:
     """
 
     def __init__(
-        self, model: RouterModel, settings: RouterSettings, *, is_calibrated: bool = True
+        self,
+        model: RouterModel,
+        settings: RouterSettings,
+        *,
+        is_calibrated: bool = True,
+        void: Void | None = None,
     ) -> None:
         self._model = model
         self._settings = settings
         learned = model.learned
         self._is_calibrated = is_calibrated and learned is not None and learned.target == "answers"
-        self._prefill_threshold = self._configured_threshold("prefill")
-        self._answer_threshold = self._configured_threshold("answer")
+        self._trust = Trust(model, settings, is_calibrated=is_calibrated, void=void)
         self._indexed: ArmIndex | None = None
 
     @classmethod
@@ -192,8 +197,19 @@ class Router:
         return self._model
 
     def with_settings(self, settings: RouterSettings) -> "Router":
-        """The same router under other settings."""
-        return Router(self._model, settings, is_calibrated=self._is_calibrated)
+        """The same router under other settings; what was taken back of the same risk stays so."""
+        is_same = settings.target_risk == self._settings.target_risk
+        void = self._trust.void if is_same else None
+        return Router(self._model, settings, is_calibrated=self._is_calibrated, void=void)
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """What the configured target risk promised; None where it could not be certified."""
+        return self._trust.certificate
+
+    def voided(self, void: Void) -> "Router":
+        """The same router with its certificate taken back: it trusts less, and promises nothing."""
+        return Router(self._model, self._settings, is_calibrated=self._is_calibrated, void=void)
 
     def decide(
         self,
@@ -257,7 +273,7 @@ class Router:
         p_correct below the threshold; untrained, a mean entropy beyond the threshold's percentile
         of the base's own samples.
         """
-        threshold = self._answer_threshold.value
+        threshold = self._trust.answer.value
         if confidence.p_correct is not None:
             return confidence.p_correct < threshold
         return self.percentile(ANSWER_DEFAULT, confidence.scores[ANSWER_DEFAULT]) > threshold
@@ -298,31 +314,10 @@ class Router:
         if value is not None:
             return fixed_threshold(value)
         if aims == (None,) * len(aims):
-            return self._answer_threshold if point == "answer" else self._prefill_threshold
-        return self._aimed(Aim(target_risk, coverage, error_cost), point)
-
-    def _aimed(self, aim: Aim, point: Point) -> Threshold:
-        return aimed_threshold(
-            aim,
-            self._model.learned,
-            point=point,
-            fallback=self._settings.threshold,
-            is_calibrated=self._is_calibrated,
+            return self._trust.answer if point == "answer" else self._trust.prefill
+        return self._trust.threshold(
+            target_risk=target_risk, coverage=coverage, error_cost=error_cost, point=point
         )
-
-    def _configured_threshold(self, point: Point) -> Threshold:
-        target = self._settings.target_risk
-        if target is None:
-            return fixed_threshold(self._settings.threshold)
-        aim = Aim(target_risk=target)
-        reason = refusal(aim, self._model.learned)
-        if reason is not None:
-            _LOGGER.warning("router.target_risk is not used, the fixed threshold is: %s", reason)
-            return fixed_threshold(self._settings.threshold)
-        chosen = self._aimed(aim, point)
-        if not chosen.certified:
-            _LOGGER.warning("threshold of the %s decision: %s", point, chosen.explanation)
-        return chosen
 
     def _foresee(self, evidence: Evidence) -> tuple[float | None, float]:
         """Chance that the base will be right, None untrained, and the prompt's remoteness."""
@@ -333,7 +328,7 @@ class Router:
         return p, float(remoteness[0])
 
     def _stand(self, evidence: Evidence) -> BaseStanding:
-        threshold = self._prefill_threshold.value
+        threshold = self._trust.prefill.value
         learned = self._model.learned
         p, remoteness = self._foresee(evidence)
         if learned is not None and p is not None:

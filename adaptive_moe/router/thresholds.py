@@ -1,13 +1,14 @@
 """Thresholds on the probability of being right: fixed, by coverage, by cost, or by a risk."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.measures.statistics import clopper_pearson_upper
+from adaptive_moe.router.certificates import Void
 
 DELTA = 0.1
 _STEPS = 12
@@ -23,7 +24,8 @@ class Threshold:
     the target with probability 1 - delta over the drawing of the labels, as long as traffic looks
     like them; `risk_bound` is the exact upper limit of that rate, of `errors` in `accepted` labels;
     `labels_needed` is how many more would probably do (None: certified, or not to be had by labels
-    alone). `coverage` is the share of the labelled prompts that is trusted.
+    alone). `coverage` is the share of the labelled prompts that is trusted. `void` tells why what
+    was certified is not any more; the value is then a stricter one.
     """
 
     kind: Literal["fixed", "coverage", "cost", "target_risk"]
@@ -35,6 +37,7 @@ class Threshold:
     coverage: float | None
     labels_needed: int | None
     explanation: str
+    void: Void | None = None
 
 
 def fixed_threshold(value: float) -> Threshold:
@@ -121,6 +124,44 @@ def risk_threshold(
     value, share = float(ranked[size - 1]), size / ranked.size
     errors = int(wrong[size - 1])
     return Threshold("target_risk", value, True, size, errors, bound, share, None, text)
+
+
+def voided_threshold(
+    certified: Threshold,
+    probabilities: Float[np.ndarray, " item"],
+    correct: Float[np.ndarray, " item"],
+    *,
+    void: Void,
+    target_risk: float,
+    fallback: float,
+    delta: float = DELTA,
+) -> Threshold:
+    """The stricter threshold that takes the place of a certified one; it promises nothing.
+
+    It trusts the surest set that certification begins with, or the surer half of what was certified
+    if that is less, and nothing below `fallback`. The labels say no more what the errors are, so no
+    set of them could be certified; where the router is surest it is still the least often wrong.
+    """
+    ranked = np.sort(probabilities)[::-1]
+    first = _first_size(ranked.size, target_risk, delta)
+    surest = float(ranked[max(1, min(first, certified.accepted // 2)) - 1])
+    value = max(surest, fallback, math.nextafter(certified.value, math.inf))
+    trusted = probabilities >= value
+    text = (
+        f"not certified any more: {void}; the surest answers alone are trusted, and no risk is "
+        "promised, until the router is fitted on new labels"
+    )
+    return replace(
+        certified,
+        value=value,
+        certified=False,
+        accepted=int(trusted.sum()),
+        errors=int((1 - correct[trusted]).sum()),
+        risk_bound=None,
+        coverage=float(trusted.mean()),
+        explanation=text,
+        void=void,
+    )
 
 
 def first_set_size(target_risk: float, *, delta: float = DELTA) -> int:

@@ -107,6 +107,17 @@ def test_gaps_are_listed_shown_and_dismissed(store):
     assert "dismissed" in run("gaps", "list", *store).stdout.lower()
 
 
+def test_a_filling_is_rehearsed_and_the_gap_stays_where_it_was(store, tmp_path):
+    run("chat", *store, stdin="What is the chemical symbol of iron?\n/bad\n")
+    table = "\n".join(f"| element{number} | E{number} |" for number in range(6))
+    (tmp_path / "elements.md").write_text(
+        f"# Elements\n\n| Element | Chemical symbol |\n|---|---|\n{table}\n| Iron | Fe |\n"
+    )
+    rehearsal = ("--data", tmp_path / "elements.md", "--dry-run", "--set", "training.batch_size=4")
+    assert values("gaps", "fill", "1", *rehearsal, *store)["steps"] == 800
+    assert values("gaps", "show", "1", *store)["history"] == []
+
+
 def test_doctor_finds_a_healthy_house_and_a_broken_one(store, tmp_path):
     found = values("doctor", *store)
     assert found["well"]

@@ -10,12 +10,13 @@ from rich.console import Console
 import adaptive_moe.cli
 from adaptive_moe.cli.doctor import Check
 from adaptive_moe.cli.doctor import _table as doctor_table
-from adaptive_moe.cli.gaps import gap_parts
+from adaptive_moe.cli.gap_view import gap_parts, outlook_parts
 from adaptive_moe.cli.gate_view import gate_parts
 from adaptive_moe.cli.tables import expert_parts, experts_table, facts_table, flatten, gaps_table
 from adaptive_moe.cli.training_view import plan_line, verdict
+from adaptive_moe.engine.outlook import CostOutlook, EarlierTraining, Outlook, SourceOutlook
 from adaptive_moe.experts.store import ExpertRecord
-from adaptive_moe.gaps.evidence import Figures
+from adaptive_moe.gaps.evidence import Figures, Member
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.measures.statistics import Interval
@@ -66,8 +67,14 @@ def hostile_parts(text: str):
     gap = Gap(
         id=1, state=GapState.OBSERVED, label=text, terms=(text,), prompts=(text,), failures=1,
         successes=0, e_value=1.0, lower_bound=0.5, p_correct_mean=None, centroid=None, expert=text,
-        reason=text, opened=text, changed=text, domain=text, figures=figures, members=(),
+        reason=text, opened=text, changed=text, domain=text, figures=figures,
+        members=(Member(1, text, text, 0.1, True, text, (text,), False, "feedback"),),
         history=(Transition(1, GapState.OBSERVED, GapState.SUSPECTED, text, {}, text),),
+    )  # fmt: skip
+    ahead = Outlook(
+        terms=(text,), subjects=(text,), sources=(SourceOutlook(text, 1),), missing=(text,),
+        problems=(text,), is_enough=True,
+        cost=CostOutlook(800, (1.0,), (EarlierTraining(text, 1, 9, 9),), text),
     )  # fmt: skip
     held_out = HeldOutFigures("recall", "exact", 9, 0.0, 1.0, 2.0, 1.0, 9, Interval(1.0, 0.9, 1.0))
     report = GateReport(
@@ -77,7 +84,7 @@ def hostile_parts(text: str):
     )  # fmt: skip
     return (
         experts_table([record], {text}), *expert_parts(record), gaps_table([gap]),
-        *gap_parts(gap, (text,)), *gate_parts(report), verdict(record, 1.0),
+        *gap_parts(gap, (text,)), *outlook_parts(ahead), *gate_parts(report), verdict(record, 1.0),
         plan_line(RankPlan(text, 8, {text: 8}, {text: 1.0}, 80)),
         doctor_table([Check(text, is_well=True, told=text)]), facts_table(flatten({text: text})),
     )  # fmt: skip

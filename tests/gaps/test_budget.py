@@ -3,6 +3,7 @@
 import pytest
 
 from adaptive_moe.config.settings import GapSettings
+from adaptive_moe.gaps.budget import judged_trainings
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.gaps.states import GapState
@@ -85,3 +86,24 @@ def test_an_interrupted_training_is_queued_again(tmp_path, world):
 
         assert [found.id for found in detector.requeue_interrupted()] == [gap.id]
         assert detector.next_to_train(experts=0).gap.id == gap.id
+
+
+def test_what_a_training_took_is_told_when_the_gate_has_spoken(queue, clock):
+    detector, add = queue
+    gap_id = add("first")
+    for step, minutes in (
+        (GapState.TRAINING, 9),
+        (GapState.REJECTED, 1),  # broken off by an error
+        (GapState.QUEUED, 1),
+        (GapState.TRAINING, 7),
+        (GapState.QUEUED, 1),  # interrupted
+        (GapState.TRAINING, 4),
+        (GapState.EVALUATING, 2),
+        (GapState.QUEUED, 1),  # interrupted at the gate
+        (GapState.TRAINING, 5),
+        (GapState.EVALUATING, 3),
+        (GapState.REJECTED, 1),
+    ):
+        detector.transition(gap_id, step, "a step", by_person=True)
+        clock.pass_minutes(minutes)
+    assert judged_trainings(detector.show(gap_id).history) == (8.0,)

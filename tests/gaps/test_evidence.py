@@ -1,15 +1,14 @@
-"""The e-value, the bounds, and who counts."""
+"""The bounds, what a gap's evidence comes to, and who counts."""
 
 import math
 
 import pytest
-from scipy import integrate, stats
+from scipy import stats
 
 from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.gaps.evidence import (
     Member,
     alpha_of,
-    e_value,
     failure_bounds,
     is_refuted,
     is_suspicious,
@@ -29,35 +28,6 @@ def member(number, *, correct=None, session="one", p_correct=None, low=True):
 def outcomes(wrong, right, **more):
     flags = [False] * wrong + [True] * right
     return [member(number, correct=flag, **more) for number, flag in enumerate(flags)]
-
-
-@pytest.mark.parametrize(
-    ("failures", "successes"), [(0, 0), (1, 0), (0, 1), (5, 0), (7, 1), (3.4, 1.6), (20, 30)]
-)
-def test_e_value_is_the_likelihood_ratio_averaged_over_the_alternative(failures, successes):
-    def ratio(rate):
-        return (rate / 0.3) ** failures * ((1 - rate) / 0.7) ** successes / 0.7
-
-    expected, _ = integrate.quad(ratio, 0.3, 1.0)
-
-    assert e_value(failures, successes) == pytest.approx(expected, rel=1e-6)
-
-
-def test_e_value_is_one_on_average_at_the_null_rate():
-    trials = 12
-    mean = sum(
-        stats.binom.pmf(failures, trials, 0.3) * e_value(failures, trials - failures)
-        for failures in range(trials + 1)
-    )
-
-    assert mean == pytest.approx(1.0)
-
-
-def test_e_value_survives_extreme_counts_and_rates():
-    assert e_value(0, 100_000) == pytest.approx(0.0, abs=1e-9)
-    assert math.isfinite(e_value(100_000, 0))
-    assert e_value(1, 0, failure_rate=0.0) > 1.0
-    assert e_value(0, 1, failure_rate=1.0) >= 0.0
 
 
 def test_the_alphas_of_all_clusters_add_up_to_alpha():

@@ -10,7 +10,7 @@ from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.errors import GapError, StoreError
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
-from adaptive_moe.gaps.schema import MIGRATIONS
+from adaptive_moe.gaps.schema import APPLICATION_ID, MIGRATIONS
 
 
 def test_only_its_owner_can_read_the_ledger(tmp_path):
@@ -104,12 +104,9 @@ def test_a_newer_ledger_is_refused(tmp_path):
 
 def test_an_older_ledger_is_brought_up_to_date(tmp_path, world):
     file = tmp_path / "gaps.sqlite"
-    GapLedger(file).close()
     connection = sqlite3.connect(file)
-    for (name,) in connection.execute(
-        "SELECT name FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"
-    ).fetchall():
-        connection.execute(f"DROP INDEX {name}")
+    MIGRATIONS[0](connection)
+    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("PRAGMA user_version = 1")
     connection.close()
 

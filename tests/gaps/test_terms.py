@@ -2,7 +2,13 @@
 
 import pytest
 
-from adaptive_moe.gaps.terms import asks_the_same, content_words, prompt_hash, telling_terms
+from adaptive_moe.gaps.terms import (
+    asks_the_same,
+    content_words,
+    prompt_hash,
+    subjects,
+    telling_terms,
+)
 
 
 def test_case_spacing_and_punctuation_make_no_other_prompt():
@@ -35,3 +41,21 @@ def test_terms_tell_a_group_from_the_others():
     assert telling_terms(groups, 1, limit=1) == ("symbol",)
     assert telling_terms(groups, 2, limit=2) == ("capital", "spain")
     assert telling_terms(groups, 3) == ()
+
+
+def test_subjects_are_what_tells_the_prompts_from_each_other():
+    prompts = (
+        "Which keeper does Bell Rock have?",
+        "Who is the keeper of Tarvik?",
+        "Is Tarvik's keeper old?",
+        "Name the keeper of Peldrin-Sound, please",
+    )
+
+    assert subjects(prompts) == ("Tarvik", "Bell Rock", "old", "Name", "Peldrin-Sound")
+    assert subjects(prompts, limit=1) == ("Tarvik",)
+
+
+def test_a_single_prompt_asks_about_all_that_it_names():
+    assert subjects(("Which keeper does Bell Rock have?",)) == ("keeper", "Bell Rock")
+    assert subjects(()) == ()
+    assert subjects(("And what about it?",)) == ()
