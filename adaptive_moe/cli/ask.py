@@ -15,7 +15,7 @@ MAX_PROMPT_CHARACTERS = 4_000_000
 
 def register(app: typer.Typer) -> None:
     """Add `ask` to the program."""
-    command(app, "ask", "base", "store", "max_new_tokens", "seed")(ask)
+    command(app, "ask", "base", "store", "max_new_tokens", "seed", "force_uncalibrated")(ask)
 
 
 def ask(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def register(app: typer.Typer) -> None:
     """Add `chat` to the program."""
-    command(app, "chat", "base", "store", "max_new_tokens", "seed")(chat)
+    command(app, "chat", "base", "store", "max_new_tokens", "seed", "force_uncalibrated")(chat)
 
 
 def chat(

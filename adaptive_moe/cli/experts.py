@@ -91,7 +91,7 @@ def verify(
     return 0 if is_sound else 1
 
 
-@command(app, "import", "base", "store")
+@command(app, "import", "base", "store", "force_uncalibrated")
 def import_expert(
     terminal: Terminal,
     name: Annotated[str, typer.Argument(metavar="NAME", help="What to call it here.")],
@@ -116,7 +116,7 @@ def import_expert(
     return 0
 
 
-@command(app, "merge", "base", "store")
+@command(app, "merge", "base", "store", "force_uncalibrated")
 def merge(
     terminal: Terminal,
     name: Annotated[str, typer.Argument(metavar="NEW", help="What to call the new expert.")],

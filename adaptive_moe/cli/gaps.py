@@ -74,7 +74,7 @@ def show(terminal: Terminal, gap_id: GapArgument) -> int:
     return 0
 
 
-@command(app, "fill", "base", "store", "ranks", "rank", "seed")
+@command(app, "fill", "base", "store", "ranks", "rank", "seed", "force_uncalibrated")
 def fill(
     terminal: Terminal,
     gap_id: GapArgument,

@@ -75,6 +75,15 @@ SETTING_OPTIONS: Mapping[str, SettingOption] = {
         ],
         ("generation.seed", "training.seed"),
     ),
+    "force_uncalibrated": SettingOption(
+        Annotated[
+            bool | None,
+            typer.Option(
+                "--force-uncalibrated", help="Use a router of another base, uncalibrated."
+            ),
+        ],
+        ("router.force_uncalibrated",),
+    ),
     "ranks": SettingOption(
         Annotated[
             str | None,

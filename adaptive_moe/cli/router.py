@@ -16,8 +16,17 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from adaptive_moe.router.evaluation import RouterReport
+    from adaptive_moe.router.fitted_on import FittedOn
+    from adaptive_moe.router.model import Learned
+    from adaptive_moe.router.router import Router
 
 app = group("The router: when the base's own answer is trusted.")
+
+_UNGRADED = (
+    "Nobody graded these answers. Its probabilities say whether {samples} sampled answers agree, "
+    "not whether they are right; they count as uncalibrated, and no risk can be promised. How good "
+    "they are: router evaluate, with known answers."
+)
 
 QuestionsArgument = Annotated[
     list[Path],
@@ -36,27 +45,42 @@ def train(
         Path | None, typer.Option("--output", metavar="DIR", help="Where to keep the router.")
     ] = None,
     grader: GraderOption = "normalised",
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled",
+            help="Prompts without answers, or text with one a line: learn what it would say again.",
+        ),
+    ] = False,
 ) -> int:
-    """Let the base answer questions with known answers and learn when it is right."""
+    """Let the base answer questions with known answers and learn when it is right.
+
+    Without known answers (--unlabelled) it learns which answers the base would give again.
+    """
     from adaptive_moe.cli.engine import open_engine
 
     folder = output or terminal.settings.router.folder
     if folder is None:
         raise ConfigurationError("say where to keep the router: --output DIR")
+    if unlabelled and grader != "normalised":
+        raise ConfigurationError(
+            f"--grader {grader}: with --unlabelled nothing is graded; leave one of them out"
+        )
     unfitted = terminal.settings.router.model_copy(update={"folder": None})
+    seed = terminal.settings.training.seed
     with (
         open_engine(terminal.with_settings(router=unfitted)) as moe,
-        terminal.working("grading the base's answers"),
+        terminal.working("sampling answers" if unlabelled else "grading the base's answers"),
     ):
-        moe.router.fit(data, output=folder, grader=grader, seed=terminal.settings.training.seed)
-        threshold = moe.router.threshold()
-    values = {"folder": str(folder), "threshold": threshold.value}
-    use = f"Use it with --set router.folder={folder}, or router: {{folder: {folder}}} in a file."
-    terminal.finish(values, f"The router is in {folder}.", use)
+        if unlabelled:
+            router = moe.router.fit_unlabelled(data, output=folder, seed=seed)
+        else:
+            router = moe.router.fit(data, output=folder, grader=grader, seed=seed)
+    terminal.finish(_fitted_values(router, folder), *_fitted_lines(router, folder))
     return 0
 
 
-@command(app, "evaluate", "base", "store", "seed")
+@command(app, "evaluate", "base", "store", "seed", "force_uncalibrated")
 def evaluate(
     terminal: Terminal, data: QuestionsArgument, grader: GraderOption = "normalised"
 ) -> int:
@@ -71,7 +95,7 @@ def evaluate(
     return 0
 
 
-@command(app, "threshold", "base", "store")
+@command(app, "threshold", "base", "store", "force_uncalibrated")
 def threshold(
     terminal: Terminal,
     target_risk: Annotated[
@@ -103,6 +127,39 @@ def threshold(
     parts = (f"threshold {found.value:.4f} ({found.kind})", found.explanation, use)
     terminal.finish(to_json(found), *parts)
     return 0
+
+
+def _fitted_values(router: "Router", folder: Path) -> dict[str, object]:
+    learned, lessons = _learned(router)
+    return {
+        "folder": str(folder),
+        "threshold": router.threshold().value,
+        "target": lessons.target,
+        "samples": lessons.samples,
+        "labels": learned.labels,
+        "accuracy": learned.accuracy,
+        "repeated": lessons.repeated,
+        "left_out": lessons.left_out,
+    }
+
+
+def _fitted_lines(router: "Router", folder: Path) -> tuple[str, ...]:
+    learned, lessons = _learned(router)
+    counted = (
+        f"It learned from {learned.labels} prompts; {lessons.repeated} that repeat others and "
+        f"{lessons.left_out} that cannot be asked are left out."
+    )
+    warned = () if lessons.target == "answers" else (_UNGRADED.format(samples=lessons.samples),)
+    use = f"Use it with --set router.folder={folder}, or router: {{folder: {folder}}} in a file."
+    return f"The router is in {folder}.", counted, *warned, use
+
+
+def _learned(router: "Router") -> tuple["Learned", "FittedOn"]:
+    """What a router just fitted knows of its fitting."""
+    learned = router.model.learned
+    assert learned is not None
+    assert learned.fitted_on is not None
+    return learned, learned.fitted_on
 
 
 def _report_parts(report: "RouterReport") -> tuple["RenderableType", ...]:

@@ -12,7 +12,7 @@ from adaptive_moe.errors import ConfigurationError, DataError
 
 def register(app: typer.Typer) -> None:
     """Add `train` to the program."""
-    command(app, "train", "base", "store", "ranks", "rank", "seed")(train)
+    command(app, "train", "base", "store", "ranks", "rank", "seed", "force_uncalibrated")(train)
 
 
 def train(

@@ -128,6 +128,9 @@ class RouterSettings(Section):
     folder: Path | None = Field(
         None, description="a fitted router; absent: the pocket model's own, else untrained"
     )
+    force_uncalibrated: bool = Field(
+        False, description="use that router though it was fitted on another base, uncalibrated"
+    )
 
     @field_validator("grey_band")
     @classmethod

@@ -1,37 +1,42 @@
-"""Lets the bare base answer questions with known answers, and grades it."""
+"""Lets the bare base answer questions, and labels its answers: by grades, or by its own samples."""
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import final
 
 from transformers import GenerationConfig
 
-from adaptive_moe.engine.batches import in_batches
-from adaptive_moe.errors import DataError, NoUsableRowsError
+from adaptive_moe.engine.batches import BATCH, in_batches
+from adaptive_moe.engine.openings import Opening
+from adaptive_moe.engine.question_files import GradedQuestion
+from adaptive_moe.engine.second_look import AGREEMENT, drawn_answers
+from adaptive_moe.errors import DataError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.graders import GRADERS
 from adaptive_moe.models.decoding import Completion, decode, prefill
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
+from adaptive_moe.models.prefilling import Prefill, take_rows
 from adaptive_moe.router.evidence import Evidence, RouterRow, gather_evidence
+from adaptive_moe.router.scores import consistency
 
 Grader = Callable[[str, str], float]
 
-_RIGHT = 0.5  # a grade from here on counts as right
-_QUESTION_KEYS = ("prompt", "question", "query", "input")
-_ANSWER_KEYS = ("answer", "response", "completion", "output")
-_SOURCE_KEYS = ("source", "fact", "document", "group")
+RIGHT = 0.5
+"""A grade from here on counts as right."""
+
+ANSWER_TOKENS = 32
+"""The longest answer that is graded."""
+
+_DRAWN_TOGETHER = 2 * BATCH  # rows
 
 
 @dataclass(frozen=True, slots=True)
-class GradedQuestion:
-    """A question whose answer is known. Questions of one `source` share what they ask about."""
+class _Answered:
+    """The greedy answer to one prompt, what was known before it, and the answers drawn beside."""
 
-    question: str
-    answer: str
-    domain: str | None
-    source: str
+    evidence: Evidence
+    completion: Completion
+    drawn: tuple[str, ...]
 
 
 @final
@@ -47,48 +52,62 @@ class BaseGrader:
         questions: Sequence[GradedQuestion],
         *,
         grader: str | Grader = "normalised",
-        max_new_tokens: int = 32,
+        max_new_tokens: int = ANSWER_TOKENS,
     ) -> list[RouterRow]:
         """One graded row per question, in order. Raises DataError for an unknown grader."""
-        grade = _grader(grader)
-        prompts = [each.question for each in questions]
-        asked = zip(questions, self.ask(prompts, max_new_tokens=max_new_tokens), strict=True)
+        grade = as_grader(grader)
+        asked = self._ask([each.question for each in questions], max_new_tokens)
         return [
-            RouterRow(
-                evidence=evidence,
-                trace=completion.trace,
-                correct=grade(completion.text, each.answer) >= _RIGHT,
-                domain=each.domain,
-                source=each.source,
-            )
-            for each, (evidence, completion) in asked
+            _row(each, answered, correct=grade(answered.completion.text, each.answer) >= RIGHT)
+            for each, answered in zip(questions, asked, strict=True)
         ]
 
-    def answers(self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32) -> list[str]:
+    def agreements(
+        self, questions: Sequence[GradedQuestion], *, samples: int
+    ) -> tuple[list[RouterRow], list[GradedQuestion]]:
+        """Rows that nobody graded, with the agreement of `samples` drawn answers as labels.
+
+        That is their mean token F1 with the greedy answer (see `consistency`), 0 for an empty one.
+        The questions come back with the base's own answers.
+        """
+        prompts = [each.question for each in questions]
+        asked = self._ask(prompts, ANSWER_TOKENS, samples=samples)
+        pairs = list(zip(questions, asked, strict=True))
+        rows = [_agreeing_row(each, answered) for each, answered in pairs]
+        return rows, [replace(each, answer=answered.completion.text) for each, answered in pairs]
+
+    def answers(
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = ANSWER_TOKENS
+    ) -> list[str]:
         """The base's greedy answers, in order."""
-        return [
-            completion.text for _, completion in self.ask(prompts, max_new_tokens=max_new_tokens)
-        ]
+        return [each.completion.text for each in self._ask(prompts, max_new_tokens)]
 
     def ask(
-        self, prompts: Sequence[Prompt], *, max_new_tokens: int = 32
+        self, prompts: Sequence[Prompt], *, max_new_tokens: int = ANSWER_TOKENS
     ) -> list[tuple[Evidence, Completion]]:
         """The base's greedy answers with their evidence, in order."""
+        return [(each.evidence, each.completion) for each in self._ask(prompts, max_new_tokens)]
+
+    def _ask(
+        self, prompts: Sequence[Prompt], max_new_tokens: int, *, samples: int = 0
+    ) -> list[_Answered]:
         encoded = [
             self._language_model.encode(prompt, max_new_tokens=max_new_tokens) for prompt in prompts
         ]
         generation = GenerationConfig(max_new_tokens=max_new_tokens)
         return in_batches(
             encoded,
-            lambda batch: self._answer(batch, generation),
+            lambda batch: self._answer(batch, generation, samples),
             length=lambda each: each.length,
         )
 
     def _answer(
-        self, encoded: list[EncodedPrompt], generation: GenerationConfig
-    ) -> list[tuple[Evidence, Completion]]:
+        self, encoded: list[EncodedPrompt], generation: GenerationConfig, samples: int
+    ) -> list[_Answered]:
         with self._bank.activate([()] * len(encoded)):
             filled = prefill(self._language_model, encoded)
+            evidence = gather_evidence(filled)
+            drawn = self._draw(filled, samples)  # before the greedy answers extend the cache
             *_, last = decode(
                 self._language_model,
                 filled.header_cache,
@@ -98,70 +117,45 @@ class BaseGrader:
                 generation=generation,
             )
         assert last.completions is not None
-        return list(zip(gather_evidence(filled), last.completions, strict=True))
+        answered = zip(evidence, last.completions, drawn, strict=True)
+        return [_Answered(*each) for each in answered]
+
+    def _draw(self, filled: Prefill, samples: int) -> list[tuple[str, ...]]:
+        """`samples` answers to every prompt, all on the key-values that it has already."""
+        count = len(filled.prompts)
+        if samples == 0:
+            return [()] * count
+        texts: list[str] = []
+        together = max(1, _DRAWN_TOGETHER // samples)
+        for start in range(0, count, together):
+            rows = range(start, min(start + together, count))
+            part = take_rows(filled, [row for row in rows for _ in range(samples)])
+            opening = Opening(part.header_cache, part.attention_mask, part.first_logits)
+            texts += drawn_answers(self._language_model, opening, part.prompts)
+        return [tuple(texts[start : start + samples]) for start in range(0, len(texts), samples)]
 
 
-def read_questions(paths: Sequence[Path]) -> tuple[GradedQuestion, ...]:
-    """Questions and answers from JSON-lines files, with domain and source where they are named.
-
-    Raises DataError naming file and line for a row that cannot be used.
-    """
-    questions = [question for path in paths for question in _read_file(path)]
-    if not questions:
-        raise NoUsableRowsError(f"no questions in {', '.join(str(path) for path in paths)}")
-    return tuple(questions)
-
-
-def write_questions(path: Path, questions: Sequence[GradedQuestion]) -> None:
-    """Write questions so that `read_questions` gives them back."""
-    lines = (
-        json.dumps(
-            {"prompt": each.question, "answer": each.answer}
-            | ({"domain": each.domain} if each.domain else {})
-            | {"source": each.source}
-        )
-        for each in questions
-    )
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _read_file(path: Path) -> Iterator[GradedQuestion]:
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-    for number, line in enumerate(lines, start=1):
-        if line.strip():
-            yield _read_line(line, f"{path}:{number}")
-
-
-def _read_line(line: str, where: str) -> GradedQuestion:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg}") from error
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: not a JSON object")
-    question, answer = _first(record, _QUESTION_KEYS), _first(record, _ANSWER_KEYS)
-    if question is None or answer is None:
-        raise DataError(f"{where}: needs a prompt and an answer, both text")
-    domain = record.get("domain")
-    return GradedQuestion(
-        question=question,
-        answer=answer,
-        domain=domain if isinstance(domain, str) else None,
-        source=_first(record, _SOURCE_KEYS) or question,
-    )
-
-
-def _first(record: dict[str, object], keys: Sequence[str]) -> str | None:
-    values = (record.get(key) for key in keys)
-    return next((value for value in values if isinstance(value, str) and value.strip()), None)
-
-
-def _grader(grader: str | Grader) -> Grader:
+def as_grader(grader: str | Grader) -> Grader:
+    """The grader of this name, or the function itself. Raises DataError for an unknown name."""
     if not isinstance(grader, str):
         return grader
     if grader not in GRADERS:
         raise DataError(f"there is no grader {grader!r}; take one of {', '.join(GRADERS)}")
     return GRADERS[grader]
+
+
+def _row(question: GradedQuestion, answered: _Answered, *, correct: bool) -> RouterRow:
+    return RouterRow(
+        evidence=answered.evidence,
+        trace=answered.completion.trace,
+        correct=correct,
+        domain=question.domain,
+        source=question.source,
+    )
+
+
+def _agreeing_row(question: GradedQuestion, answered: _Answered) -> RouterRow:
+    text = answered.completion.text
+    agreement = 1.0 - consistency(answered.drawn, reference=text) if text.strip() else 0.0
+    row = _row(question, answered, correct=agreement >= 1 - AGREEMENT)
+    return replace(row, agreement=agreement)

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
-from adaptive_moe.engine.grading import BaseGrader, GradedQuestion, read_questions
+from adaptive_moe.engine.grading import BaseGrader
+from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.router_desk import BACKGROUND_FILE, GUARD_FILE, router_folder
 from adaptive_moe.engine.states import state_reader

@@ -9,9 +9,9 @@ from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.answering import Answered, Answerer
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.expert_folder import as_messages
-from adaptive_moe.engine.grading import read_questions
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
+from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.router.boundary import Outside

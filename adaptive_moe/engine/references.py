@@ -15,12 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from transformers import GenerationConfig
 
-from adaptive_moe.engine.grading import (
-    BaseGrader,
-    GradedQuestion,
-    read_questions,
-    write_questions,
-)
+from adaptive_moe.engine.grading import BaseGrader
+from adaptive_moe.engine.question_files import GradedQuestion, read_questions, write_questions
 from adaptive_moe.errors import DataError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.decoding import (

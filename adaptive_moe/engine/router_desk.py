@@ -1,26 +1,31 @@
 """The router as a user sees it: start with one, fit it, measure it, choose its threshold."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.answering import Answerer
-from adaptive_moe.engine.grading import (
-    BaseGrader,
-    GradedQuestion,
-    Grader,
-    read_questions,
-    write_questions,
-)
+from adaptive_moe.engine.grading import BaseGrader, Grader, as_grader
 from adaptive_moe.engine.orders import Paths, as_paths
+from adaptive_moe.engine.question_files import GradedQuestion, write_questions
 from adaptive_moe.engine.references import references
+from adaptive_moe.engine.router_material import (
+    Material,
+    graded_material,
+    never_learned,
+    unlabelled_material,
+)
+from adaptive_moe.engine.states import state_size
+from adaptive_moe.errors import RouterError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
 from adaptive_moe.router.evaluation import RouterReport, evaluate_router
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitted_on import FittedOn
 from adaptive_moe.router.fitting import split_by_source
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
@@ -57,34 +62,60 @@ class RouterDesk:
     ) -> Router:
         """Grade the base on questions with known answers and learn when it is right.
 
-        `output` keeps the router with two sets of questions for later trainings: those that new
-        experts must not spoil, which neither probes nor boundaries have seen, and a background.
-        Raises DataError for unusable files and RouterError for too few or one-sided labels.
+        `grader` is a name of `measures.graders`, or a function of answer and known answer that
+        gives 0 (wrong) to 1. Prompts that come again are asked once, those that exceed the context
+        are left out; `router.model.learned.fitted_on` has the counts. `output` keeps the router
+        with two sets of questions for later trainings: those that new experts must not spoil, which
+        neither probes nor boundaries have seen, and a background. Raises DataError for unusable
+        files, among them those that give two answers to a prompt, and RouterError for too few or
+        one-sided labels.
         """
-        questions = read_questions(as_paths(data))
-        rows = self._grader.rows(questions, grader=grader)
-        language_model = self._answerer.language_model
-        keep = self.current.whitening if len(self._answerer.shelf) else None
-        router = Router.fit(
+        grade = as_grader(grader)
+        material = graded_material(as_paths(data), self._answerer.language_model, grade=grade)
+        rows = self._grader.rows(material.questions, grader=grade)
+        fitted_on = FittedOn.of(rows, repeated=material.repeated, left_out=material.left_out)
+        return self._learn(rows, material.questions, fitted_on, output=output, seed=seed)
+
+    def fit_unlabelled(
+        self, data: Paths, *, output: Path | str | None = None, seed: int = 0
+    ) -> Router:
+        """Learn from prompts alone when the base would give its answer again.
+
+        Its greedy answer counts as right as far as `router.consistency_samples` answers drawn at
+        temperature 1 agree with it. The router calls itself uncalibrated and knows no risk, as
+        nobody graded anything; `evaluate` on questions with known answers tells what it is worth.
+        `output` keeps it with the same two sets, where what it said again stands for the right
+        answer. Raises as `fit` does.
+        """
+        material = unlabelled_material(as_paths(data), self._answerer.language_model)
+        samples = self._settings.consistency_samples
+        rows, questions = self._grader.agreements(material.questions, samples=samples)
+        fitted_on = FittedOn.of(
             rows,
-            base_id=language_model.base_id,
-            numerics=language_model.numerics,
-            settings=self._settings,
-            whitening=keep,
-            seed=seed,
+            target="agreement",
+            samples=samples,
+            repeated=material.repeated,
+            left_out=material.left_out,
         )
-        if output is not None:
-            router.save(Path(output))
-            _write_guard(Path(output), dict(zip(map(id, rows), questions, strict=True)), rows, seed)
-        self._answerer.use(router)
-        return router
+        return self._learn(rows, questions, fitted_on, output=output, seed=seed)
 
     def evaluate(
         self, data: Paths, *, grader: str | Grader = "normalised", seed: int = 0
     ) -> RouterReport:
-        """How well the router tells right from wrong on questions with known answers."""
-        questions = read_questions(as_paths(data))
-        return evaluate_router(self.current, self._grader.rows(questions, grader=grader), seed=seed)
+        """How well the router tells right from wrong on questions with known answers.
+
+        Those that it was fitted on are left out, with others of their source, as far as it
+        remembers; `left_out` of the report counts them, and those that cannot be asked. Raises
+        RouterError where they are more than half.
+        """
+        material = graded_material(
+            as_paths(data), self._answerer.language_model, grade=as_grader(grader)
+        )
+        questions, left_out = self._unknown(material)
+        report = evaluate_router(
+            self.current, self._grader.rows(questions, grader=grader), seed=seed
+        )
+        return replace(report, left_out=left_out, target=self.current.target)
 
     def threshold(
         self,
@@ -103,22 +134,52 @@ class RouterDesk:
             target_risk=target_risk, coverage=coverage, error_cost=error_cost
         )
 
+    def _unknown(self, material: Material) -> tuple[tuple[GradedQuestion, ...], int]:
+        """The questions that the router was not fitted on, and how many are left out in all."""
+        learned = self.current.model.learned
+        fitted_on = None if learned is None else learned.fitted_on
+        questions = never_learned(material.questions, fitted_on)
+        return questions, material.left_out + len(material.questions) - len(questions)
+
+    def _learn(
+        self,
+        rows: Sequence[RouterRow],
+        questions: Sequence[GradedQuestion],
+        fitted_on: FittedOn,
+        *,
+        output: Path | str | None,
+        seed: int,
+    ) -> Router:
+        """A router from labelled rows, in service, and kept where it was asked for."""
+        language_model = self._answerer.language_model
+        keep = self.current.whitening if len(self._answerer.shelf) else None
+        router = Router.fit(
+            rows,
+            base_id=language_model.base_id,
+            numerics=language_model.numerics,
+            settings=self._settings,
+            whitening=keep,
+            seed=seed,
+            fitted_on=fitted_on,
+        )
+        if output is not None:
+            router.save(Path(output))
+            _write_guard(Path(output), dict(zip(map(id, rows), questions, strict=True)), rows, seed)
+        self._answerer.use(router)
+        return router
+
 
 def starting_router(
     language_model: LanguageModel, bank: LoraBank, settings: RouterSettings, *, folder: Path
 ) -> Router:
     """The configured router, else the one that came with the pocket model, else an untrained one.
 
-    The untrained one measures itself against the base's own samples, kept in `folder`.
+    The untrained one measures itself against the base's own samples, kept in `folder`. Raises
+    RouterError for a router of another base, unless it is forced and looks at states of this size.
     """
     found = router_folder(language_model, settings)
     if found is not None:
-        return Router.load(
-            found,
-            base_id=language_model.base_id,
-            numerics=language_model.numerics,
-            settings=settings,
-        )
+        return _loaded(found, language_model, settings)
     made = references(language_model, bank, folder=folder)
     scores = {
         "first_token_entropy": made.first_token_entropy,
@@ -142,12 +203,32 @@ def router_folder(language_model: LanguageModel, settings: RouterSettings) -> Pa
     return shipped if is_pocket and shipped.is_dir() else None
 
 
+def _loaded(folder: Path, language_model: LanguageModel, settings: RouterSettings) -> Router:
+    router = Router.load(
+        folder,
+        base_id=language_model.base_id,
+        numerics=language_model.numerics,
+        settings=settings,
+        force_uncalibrated=settings.force_uncalibrated,
+    )
+    theirs, ours = router.whitening.mean.size, state_size(language_model)
+    if theirs != ours:
+        raise RouterError(
+            f"the router in {folder} looks at {theirs} numbers of the base's states, this model "
+            f"has {ours}, so it cannot be used, by force either; fit one for it (router train)"
+        )
+    return router
+
+
 def _write_guard(
     folder: Path, questions: Mapping[int, GradedQuestion], rows: Sequence[RouterRow], seed: int
 ) -> None:
-    """From the calibration part what the base gets right, from the training part everything."""
+    """From the calibration part what the base gets right, from the training part everything.
+
+    Of prompts without known answers that is what has one of the base's own.
+    """
     training, calibration = split_by_source(rows, seed=seed)
     right = [questions[id(row)] for row in calibration if row.correct]
     write_questions(folder / GUARD_FILE, evenly(right, _GUARD_QUESTIONS))
-    background = [questions[id(row)] for row in training]
+    background = [questions[id(row)] for row in training if questions[id(row)].answer.strip()]
     write_questions(folder / BACKGROUND_FILE, evenly(background, _BACKGROUND_QUESTIONS))

@@ -14,6 +14,11 @@ from adaptive_moe.router.domains import state_vector
 StateReader = Callable[[Sequence[Prompt]], Float[np.ndarray, "prompt state"]]
 
 
+def state_size(language_model: LanguageModel) -> int:
+    """Numbers in a state vector: pooled and header states at each of the model's state layers."""
+    return 2 * len(language_model.state_layers) * language_model.hidden_size
+
+
 def state_reader(language_model: LanguageModel, bank: LoraBank) -> StateReader:
     """A function from prompts to their raw state vectors under the bare base."""
 

@@ -46,8 +46,8 @@ def fit_calibrator(
     """The calibrator that this many labels can carry.
 
     Fewer than 200: one temperature (Guo et al. 2017); up to 1,000: a sigmoid with smoothed targets
-    (Platt 1999); beyond: isotonic regression (Zadrozny & Elkan 2002). Labels must not be those the
-    probe was fitted on.
+    (Platt 1999); beyond: isotonic regression (Zadrozny & Elkan 2002). Labels may lie between 0 and
+    1, and must not be those the probe was fitted on.
     """
     return CALIBRATIONS[calibration_kind(len(logits))](logits, correct)
 
@@ -88,7 +88,7 @@ def fit_sigmoid(
     positives = float(correct.sum())
     negatives = correct.size - positives
     high, low = (positives + 1) / (positives + 2), 1 / (negatives + 2)
-    targets = np.where(correct > 0, high, low)
+    targets = correct * high + (1 - correct) * low
 
     def loss(line: np.ndarray) -> float:
         return _negative_log_likelihood(line[0] * logits + line[1], targets)

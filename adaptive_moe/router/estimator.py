@@ -51,7 +51,7 @@ class Estimator:
 
 @dataclass(frozen=True, slots=True)
 class LabelledScores:
-    """One split of the training labels as arrays: scores by item, states and 0/1 labels."""
+    """One split of the training labels as arrays: scores by item, states and labels, 0 to 1."""
 
     scores: tuple[Mapping[str, float], ...]
     states: Float[np.ndarray, "item state"]

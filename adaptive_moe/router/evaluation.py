@@ -23,6 +23,7 @@ from adaptive_moe.measures.calibration import (
 )
 from adaptive_moe.measures.statistics import Interval, cluster_bootstrap
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitted_on import Target
 from adaptive_moe.router.fitting import check_apart
 from adaptive_moe.router.model import PREFILL_DEFAULT
 from adaptive_moe.router.router import Router
@@ -85,7 +86,11 @@ class Controls:
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
-    """All figures of one evaluation; `length_only_auroc` takes long answers for wrong ones."""
+    """All figures of one evaluation; `length_only_auroc` takes long answers for wrong ones.
+
+    `left_out` questions could not be asked, or the router was fitted on them. `target` says what
+    its probabilities are of; graded answers measured them whatever that is.
+    """
 
     items: int
     sources: int
@@ -96,6 +101,8 @@ class RouterReport:
     length_only_auroc: float
     milliseconds_per_prompt: float
     controls: Controls | None
+    left_out: int = 0
+    target: Target = "answers"
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `metrics` repeats decision B's single numbers."""

@@ -26,10 +26,11 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class RouterRow:
-    """One graded greedy answer of the base, from which a router is fitted or measured.
+    """One greedy answer of the base with its label, from which a router is fitted or measured.
 
     `source` names what the prompt was made from (a fact, a document): rows that share it never
-    stand on both sides of a split. `domain` is None where it is not known.
+    stand on both sides of a split. `domain` is None where it is not known. `agreement`, 0 to 1, is
+    that of sampled answers where nobody graded this one; at least one half is then `correct`.
     """
 
     evidence: Evidence
@@ -37,6 +38,12 @@ class RouterRow:
     correct: bool
     domain: str | None
     source: str
+    agreement: float | None = None
+
+    @property
+    def label(self) -> float:
+        """What an estimator is to say of it, 0 to 1: the grade, or the agreement."""
+        return float(self.correct) if self.agreement is None else self.agreement
 
 
 def gather_evidence(prefill: Prefill) -> tuple[Evidence, ...]:

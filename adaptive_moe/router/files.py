@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from dataclasses import fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Union, cast, get_args, get_origin, get_type_hints
@@ -139,15 +139,19 @@ def _unpack(kind: object, value: object, path: str, tensors: dict[str, np.ndarra
 
 
 def _unpack_fields(kind: type, value: object, path: str, tensors: dict[str, np.ndarray]) -> object:
+    """Fields that have a default may be missing: files of before did not have them."""
     record = TypeAdapter(dict[str, object]).validate_python(value)
     hints = get_type_hints(kind)
-    names = [item.name for item in fields(kind) if item.init]
-    if set(names) != set(record):
+    items = [item for item in fields(kind) if item.init]
+    names = [item.name for item in items]
+    required = {item.name for item in items if item.default is MISSING}
+    if not required <= set(record) <= set(names):
         raise ValueError(f"{path or 'the model'} should hold {names}, it holds {sorted(record)}")
     return kind(
         **{
             name: _unpack(hints[name], record[name], f"{path}.{name}".lstrip("."), tensors)
             for name in names
+            if name in record
         }
     )
 

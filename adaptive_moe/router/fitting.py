@@ -1,6 +1,6 @@
 """Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +15,7 @@ from adaptive_moe.router.estimator import (
     fit_estimator,
 )
 from adaptive_moe.router.evidence import RouterRow
+from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.model import (
     ANSWER_DEFAULT,
     ANSWER_FEATURES,
@@ -40,6 +41,14 @@ _SUPPORT_QUANTILE = 0.95
 _FEWEST_IN_DOMAIN = 8
 _LEAST_KNOWN = 0.15
 _SUPPORT_CENTROIDS = 16
+_KINDS: Mapping[Target, tuple[str, str]] = {
+    "answers": ("right", "wrong"),
+    "agreement": ("with agreement", "without"),
+}
+_ADVICE: Mapping[Target, str] = {
+    "answers": "add prompts that the base gets right and prompts that it gets wrong",
+    "agreement": "add prompts that the base is sure of and prompts that it is not",
+}
 
 
 def fit_background(states: Float[np.ndarray, "prompt state"]) -> tuple[Whitening, Domain]:
@@ -56,14 +65,17 @@ def fit_model(
     whitening: Whitening | None,
     calibration: Sequence[RouterRow] | None = None,
     seed: int,
+    fitted_on: FittedOn | None = None,
 ) -> RouterModel:
-    """Everything a router learns from graded answers of the base.
+    """Everything a router learns from labelled answers of the base.
 
-    Three fifths of the sources train the probes, the rest calibrate them and choose thresholds;
-    where there are `calibration` rows, all others train. Raises RouterError, with the counts, for
-    fewer than 60 labels, 20 sources or 12 of either kind, and for a source on both sides.
+    `fitted_on` says what the labels stand for; without it the answers were graded. Three fifths of
+    the sources train the probes, the rest calibrate them and choose thresholds; where there are
+    `calibration` rows, all others train. Raises RouterError, with the counts, for fewer than 60
+    labels, 20 sources or 12 of either kind, and for a source on both sides.
     """
-    check_labels(rows)
+    fitted_on = fitted_on or FittedOn.of([*rows, *(calibration or ())])
+    check_labels(rows, target=fitted_on.target)
     states = np.stack([row.evidence.states for row in rows])
     whitening = whitening or fit_whitening(
         states,
@@ -88,7 +100,7 @@ def fit_model(
                 ANSWER_DEFAULT: [mean_entropy(row.trace) for row in rows],
             }
         ),
-        learned=_learn(rows, training, calibration, whitening, seed),
+        learned=replace(_learn(rows, training, calibration, whitening, seed), fitted_on=fitted_on),
     )
 
 
@@ -106,8 +118,15 @@ def recalibrate(model: RouterModel, rows: Sequence[RouterRow]) -> RouterModel:
         found = calibrated(estimator.probe, estimator.fallback, labels)
         points.append((found, _said(found, labels)))
     (prefill, p_prefill), (answer, p_correct) = points
-    split = CalibrationSplit(p_prefill, p_correct, _correct(rows))
-    changed = replace(learned, prefill=prefill, answer=answer, calibration=split)
+    split = CalibrationSplit(p_prefill, p_correct, _labels(rows))
+    known = learned.fitted_on
+    changed = replace(
+        learned,
+        prefill=prefill,
+        answer=answer,
+        calibration=split,
+        fitted_on=None if known is None else known.joined(FittedOn.of(rows)),
+    )
     return replace(model, learned=changed)
 
 
@@ -120,19 +139,20 @@ def check_apart(training: Sequence[RouterRow], other: Sequence[RouterRow]) -> No
         )
 
 
-def check_labels(rows: Sequence[RouterRow]) -> None:
+def check_labels(rows: Sequence[RouterRow], *, target: Target = "answers") -> None:
     """Raises RouterError, with the counts, for labels that cannot teach."""
+    yes, no = _KINDS[target]
     right = sum(row.correct for row in rows)
     sources = len({row.source for row in rows})
-    counts = f"{len(rows)} labels ({right} right, {len(rows) - right} wrong) from {sources} sources"
+    counts = f"{len(rows)} labels ({right} {yes}, {len(rows) - right} {no}) from {sources} sources"
     if len(rows) < FEWEST_LABELS or sources < FEWEST_SOURCES:
         raise RouterError(
             f"{counts} are too few; a router needs {FEWEST_LABELS} from {FEWEST_SOURCES}"
         )
     if min(right, len(rows) - right) < FEWEST_OF_EACH_KIND:
         raise RouterError(
-            f"{counts} are one-sided; a router needs {FEWEST_OF_EACH_KIND} of either kind, so add "
-            "prompts that the base gets right and prompts that it gets wrong"
+            f"{counts} are one-sided; a router needs {FEWEST_OF_EACH_KIND} of either kind, so "
+            f"{_ADVICE[target]}"
         )
 
 
@@ -188,8 +208,8 @@ def _learn(
         fallback_feature=ANSWER_DEFAULT,
         seed=seed,
     )
-    accuracy = (sum(row.correct for row in rows) + 1) / (len(rows) + 2)
-    split = CalibrationSplit(p_prefill, p_correct, _correct(calibration))
+    accuracy = (sum(row.label for row in rows) + 1) / (len(rows) + 2)
+    split = CalibrationSplit(p_prefill, p_correct, _labels(calibration))
     return Learned(prefill, answer, support, split, len(rows), accuracy)
 
 
@@ -213,8 +233,8 @@ def _said(estimator: Estimator, labels: LabelledScores) -> np.ndarray:
     return estimator.probability(labels.scores, labels.states, remoteness=remoteness)
 
 
-def _correct(rows: Sequence[RouterRow]) -> np.ndarray:
-    return np.array([row.correct for row in rows], dtype=np.float64)
+def _labels(rows: Sequence[RouterRow]) -> np.ndarray:
+    return np.array([row.label for row in rows], dtype=np.float64)
 
 
 def _labelled(
@@ -225,7 +245,7 @@ def _labelled(
     scores = with_remoteness([row.evidence for row in rows], remoteness)
     if with_trace:
         scores = with_answers(scores, [row.trace for row in rows])
-    return LabelledScores(scores, states, _correct(rows), tuple(row.source for row in rows))
+    return LabelledScores(scores, states, _labels(rows), tuple(row.source for row in rows))
 
 
 def _support(
@@ -251,7 +271,8 @@ def _known_domains(
 ) -> tuple[Domain, ...]:
     """Domains of at least 8 rows of which the base gets some share right.
 
-    What it always gets wrong is not its own, and must stay open to experts.
+    What it always gets wrong is not its own, and must stay open to experts. By agreement that is
+    what its samples always contradict; a domain that it always gets wrong alike counts as its own.
     """
     known = []
     for label in sorted({row.domain for row in rows if row.domain is not None}):

@@ -12,6 +12,7 @@ from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.estimator import Estimator
 from adaptive_moe.router.evidence import Evidence
+from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.scores import SCORES, answer_scores
 from adaptive_moe.router.whitening import Whitening
 
@@ -73,7 +74,9 @@ class Learned:
     """Everything that labels taught: present in a trained router only.
 
     `support` covers the training prompts; its radius holds 95 % of the calibration ones.
-    `labels` counts all rows, `accuracy` is the base's share of right answers among them.
+    `labels` counts all rows, `accuracy` is the base's share of right answers among them. Fitted on
+    agreement, right is what samples agree with, here and in all probabilities. `fitted_on` is None
+    where a file does not say.
     """
 
     prefill: Estimator
@@ -82,6 +85,12 @@ class Learned:
     calibration: CalibrationSplit
     labels: int
     accuracy: float
+    fitted_on: FittedOn | None = None
+
+    @property
+    def target(self) -> Target:
+        """What the labels stand for."""
+        return "answers" if self.fitted_on is None else self.fitted_on.target
 
 
 @dataclass(frozen=True, slots=True)

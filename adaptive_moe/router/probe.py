@@ -84,7 +84,8 @@ def fit_probe(
     """Fit with and without states under several L2 penalties; the best cross-validated loss wins.
 
     Folds keep `groups` together, and "scores alone" stands in the contest, so states are taken
-    only when they help on sources never seen. Each kind of label must occur in two groups.
+    only when they help on sources never seen. Each kind of label must occur in two groups; labels
+    may lie between 0 and 1.
     """
     matrix = score_matrix(scores, tuple(features))
     centre, scale = matrix.mean(axis=0), matrix.std(axis=0)
@@ -140,7 +141,7 @@ def _folds(
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed)
-    parts = splitter.split(correct, correct > 0, groups)
+    parts = splitter.split(correct, correct >= 1 / 2, groups)
     return [(inside, outside) for inside, outside in parts if np.ptp(correct[inside]) > 0]
 
 
@@ -161,7 +162,12 @@ def _held_out_loss(
 
 
 def _logistic(inputs: np.ndarray, correct: np.ndarray, penalty: float) -> tuple[np.ndarray, float]:
+    """A label between 0 and 1 counts as right by its share, and as wrong by the rest."""
     from sklearn.linear_model import LogisticRegression
 
-    fitted = LogisticRegression(C=penalty, max_iter=2000).fit(inputs, correct)
+    right, wrong = np.flatnonzero(correct > 0), np.flatnonzero(correct < 1)
+    kinds = np.repeat([1, 0], [right.size, wrong.size])
+    weights = np.concatenate([correct[right], 1 - correct[wrong]])
+    doubled = inputs[np.concatenate([right, wrong])]
+    fitted = LogisticRegression(C=penalty, max_iter=2000).fit(doubled, kinds, weights)
     return fitted.coef_[0].astype(np.float64), float(fitted.intercept_[0])

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -22,9 +22,11 @@ from adaptive_moe.router.choice import (
     choose,
     forced_route,
 )
+from adaptive_moe.router.confidence import Confidence
 from adaptive_moe.router.domains import Domain
 from adaptive_moe.router.evidence import Evidence, RouterRow
 from adaptive_moe.router.files import read_model, write_model
+from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.fitting import fit_background, fit_model, recalibrate
 from adaptive_moe.router.model import ANSWER_DEFAULT, PREFILL_DEFAULT, Reference, RouterModel
 from adaptive_moe.router.scores import answer_scores, token_scores
@@ -41,24 +43,11 @@ __all__ = [
     "RouterRow",
 ]
 
+_CLAIMS: Mapping[Target, str] = {
+    "answers": "the base is right",
+    "agreement": "the base would say the same again",
+}
 _LOGGER = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Confidence:
-    """How far a finished answer can be trusted.
-
-    `p_prefill` was the chance before decoding that the base would be right, `p_correct` is the
-    chance that this very answer is; both None untrained. `calibrated` says that p_correct was
-    calibrated on answers of this base in these numerics; an expert's answer never is. `scores`
-    holds every score by name, higher = more uncertain; `token_scores` one value a token.
-    """
-
-    p_prefill: float | None
-    p_correct: float | None
-    calibrated: bool
-    scores: Mapping[str, float]
-    token_scores: Mapping[str, tuple[float, ...]]
 
 
 @final
@@ -80,8 +69,9 @@ class Router:
     ) -> None:
         self._model = model
         self._settings = settings
-        self._is_calibrated = is_calibrated and model.learned is not None
-        self._trust = Trust(model, settings, void=void)
+        learned = model.learned
+        self._is_calibrated = is_calibrated and learned is not None and learned.target == "answers"
+        self._trust = Trust(model, settings, is_calibrated=is_calibrated, void=void)
         self._indexed: ArmIndex | None = None
 
     @classmethod
@@ -123,12 +113,13 @@ class Router:
         whitening: Whitening | None = None,
         calibration: Sequence[RouterRow] | None = None,
         seed: int,
+        fitted_on: FittedOn | None = None,
     ) -> "Router":
-        """A router trained on graded answers; sources are never split.
+        """A router trained on labelled answers; sources are never split.
 
-        Pass the `whitening` of an earlier router to keep experts' domains valid, and `calibration`
-        to calibrate on rows of your choice, not on a part of `rows`. Raises RouterError with the
-        counts when labels are too few or one-sided.
+        Pass the `whitening` of an earlier router to keep experts' domains valid, `calibration` to
+        calibrate on rows of your choice, not on a part of `rows`, and `fitted_on` where the labels
+        are no grades. Raises RouterError with the counts when labels are too few or one-sided.
         """
         model = fit_model(
             rows,
@@ -137,6 +128,7 @@ class Router:
             whitening=whitening,
             calibration=calibration,
             seed=seed,
+            fitted_on=fitted_on,
         )
         return cls(model, settings or RouterSettings())
 
@@ -160,7 +152,8 @@ class Router:
         if model.base_id != base_id and not force_uncalibrated:
             raise RouterError(
                 f"the router in {folder} was fitted on base {model.base_id}, this model is "
-                f"{base_id}; fit one for it, or force it to be used uncalibrated"
+                f"{base_id}; fit one for it (router train), or use this one uncalibrated: "
+                "--force-uncalibrated, or router.force_uncalibrated in the settings"
             )
         fits = model.base_id == base_id and model.numerics == numerics.to_dict()
         if not fits:
@@ -193,8 +186,13 @@ class Router:
 
     @property
     def is_calibrated(self) -> bool:
-        """Whether its probabilities were calibrated on this base in these numerics."""
+        """Whether its probabilities were calibrated on graded answers of this base run so."""
         return self._is_calibrated
+
+    @property
+    def target(self) -> Target:
+        """What its probabilities are of: right answers, or answers that samples agree with."""
+        return "answers" if self._model.learned is None else self._model.learned.target
 
     @property
     def whitening(self) -> Whitening:
@@ -349,7 +347,8 @@ class Router:
         if learned is not None and p is not None:
             is_low = p < threshold
             verdict = "it is not trusted below" if is_low else "it is trusted from"
-            reason = f"the base is right with probability {p:.2f}; {verdict} {threshold:.2f}"
+            claim = _CLAIMS[learned.target]
+            reason = f"{claim} with probability {p:.2f}; {verdict} {threshold:.2f}"
             return BaseStanding(
                 p, learned.accuracy, 1 - p, threshold, is_low, reason, remoteness=remoteness
             )

@@ -77,7 +77,7 @@ def test_the_report_is_plain_json(report: RouterReport) -> None:
 def test_shared_sources_and_one_sided_answers_are_refused() -> None:
     training = rows_of(0, 120)
     router = fit(training)
-    with pytest.raises(RouterError, match="120 sources stand in both"):
+    with pytest.raises(RouterError, match="120 sources stand on both sides"):
         evaluate_router(router, training, seed=0, training=training, fit=fit)
     right = [row for row in rows_of(1, 60) if row.correct]
     with pytest.raises(RouterError, match="nothing can be ranked"):

@@ -15,6 +15,7 @@ from adaptive_moe.measures.calibration import auroc, expected_calibration_error
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.router.boundary import Boundary, Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
+from adaptive_moe.router.fitted_on import FittedOn
 from adaptive_moe.router.router import ExpertArm, Router, RouterRow
 from tests.router.world import NUMERICS, World, make_evidence, make_trace, placed
 
@@ -402,6 +403,24 @@ def test_a_router_can_be_calibrated_on_labels_of_other_traffic(trained: Router) 
     assert again.known_domains == trained.known_domains
     with pytest.raises(RouterError, match="10 labels"):
         trained.recalibrated(World(51).rows(10, accuracy=harder), numerics=other)
+
+
+def test_grades_make_a_router_of_agreement_one_of_right_answers() -> None:
+    rows = World(0).rows(300, accuracy=ACCURACY)
+    made = FittedOn.of(rows, target="agreement", samples=5)
+    agreeing = Router.fit(rows, base_id="base", numerics=NUMERICS, seed=0, fitted_on=made)
+    assert not agreeing.is_calibrated
+    graded = [
+        replace(row, source=f"new {row.source}") for row in World(1).rows(100, accuracy=ACCURACY)
+    ]
+    again = agreeing.recalibrated(graded, numerics=NUMERICS)
+    assert again.is_calibrated
+    assert again.target == "answers"
+    known = again.model.learned
+    assert known is not None
+    assert known.fitted_on is not None
+    sources = [rows[0].source, graded[0].source, "neither"]
+    assert known.fitted_on.holds(["?"] * 3, sources).tolist() == [True, True, False]
 
 
 def test_calibration_rows_of_ones_own_choice_share_no_source(trained: Router) -> None:
