@@ -51,10 +51,11 @@ from adaptive_moe.router.router import Confidence, Evidence, RouteDecision, Rout
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A finished answer, with the state vector of its prompt."""
+    """A finished answer, with its prompt's state vector and the expert that nearly answered."""
 
     answer: Answer
     states: Float[np.ndarray, " state"]
+    runner_up: str | None = None
 
 
 _TaggedEvent = tuple[int, Event | Answered]
@@ -255,7 +256,7 @@ class Answerer:
             yield from self._decode_group(take_rows(reading.filled, places), group, request)
         for place, row in enumerate(rows):
             answer = self._finish(reading.filled, place, row, request)
-            yield row.index, Answered(answer, row.evidence.states)
+            yield row.index, Answered(answer, row.evidence.states, row.decision.runner_up)
             self._chooser.prefetch(row.decision)
 
     def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:

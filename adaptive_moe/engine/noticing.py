@@ -10,6 +10,7 @@ from adaptive_moe.engine.answering import Answered
 from adaptive_moe.engine.events import Answer, GapReference
 from adaptive_moe.engine.openings import Opening
 from adaptive_moe.engine.risk_watch import RiskWatch
+from adaptive_moe.engine.routing_misses import RoutingMisses
 from adaptive_moe.engine.second_look import AGREEMENT, drawn_answers
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
@@ -21,6 +22,9 @@ from adaptive_moe.gaps.states import GapState
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.models.prefilling import expand, prefill
 from adaptive_moe.router.scores import consistency
+
+Unchecked = tuple[int, str]
+"""An observation of a gap without an outcome, and its prompt."""
 
 logger = logging.getLogger(__name__)
 
@@ -46,6 +50,7 @@ class GapWatch:
         settings: GapSettings,
         *,
         shelf: ExpertShelf,
+        misses: RoutingMisses,
         risk: RiskWatch,
         session: str,
     ) -> None:
@@ -53,7 +58,8 @@ class GapWatch:
         self._bank = bank
         self._detector = detector
         self._settings = settings
-        self._shelf, self._risk, self._session = shelf, risk, session
+        self._shelf, self._misses = shelf, misses
+        self._risk, self._session = risk, session
         self._has_warned = False
 
     def watch(self, answered: Sequence[Answered], prompts: Sequence[Prompt]) -> list[Noticed]:
@@ -71,17 +77,38 @@ class GapWatch:
             return [Noticed(each.answer) for each in answered]
 
     def check(self, gap_id: int) -> Gap | None:
-        """Settle the unchecked prompts of a gap by consistency; the gap if that changed it."""
+        """Settle the unchecked prompts of a gap; the gap if that changed it.
+
+        Those that an expert knows are no evidence; the others are put to the base several times.
+        """
         limit = self._settings.consistency_members
         members = self._detector.unchecked_members(gap_id, limit=limit)
         if not members:
             return None
-        disagreements = self.disagreements([prompt for _, prompt in members])
-        gap: Gap | None = None
-        for (observation_id, _), disagreement in zip(members, disagreements, strict=True):
+        gap, unknown = self._without_misses(members)
+        if not unknown:
+            return gap
+        disagreements = self.disagreements([prompt for _, prompt in unknown])
+        for (observation_id, _), disagreement in zip(unknown, disagreements, strict=True):
             agrees = disagreement <= AGREEMENT
             gap = self._detector.outcome(observation_id, correct=agrees, origin="consistency")
         return gap
+
+    def _without_misses(self, members: Sequence[Unchecked]) -> tuple[Gap | None, list[Unchecked]]:
+        """Leave out what an expert knows; the gap, if that changed it, and the others."""
+        found = self._misses.known([prompt for _, prompt in members])
+        if found is None:
+            return None, list(members)
+        name, is_known = found
+        logger.info("expert %s knows %d doubted prompts: a routing miss", name, sum(is_known))
+        gap: Gap | None = None
+        rest = []
+        for member, known in zip(members, is_known, strict=True):
+            if known:
+                gap = self._detector.exclude(member[0], cause="routing_miss")
+            else:
+                rest.append(member)
+        return gap, rest
 
     def disagreements(self, prompts: Sequence[str]) -> list[float]:
         """How much the base's sampled answers to each prompt differ, 0 to 1 (all different)."""
@@ -144,7 +171,13 @@ class GapWatch:
             parts=() if route.forced else self._shelf.parts(route.experts, point),
             certificate=certificate if is_base else None,
             remoteness=answer.confidence.scores.get("ood"),
+            excluded=None if _has_a_word(answer.text) else "format_failure",
         )
+
+
+def _has_a_word(text: str) -> bool:
+    """Whether anything was said: marks and white space alone tell nothing of what is known."""
+    return any(character.isalnum() for character in text)
 
 
 def _last_turn(prompt: Prompt) -> str:

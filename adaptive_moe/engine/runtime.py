@@ -21,6 +21,7 @@ from adaptive_moe.engine.noticing import GapWatch
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.risk_watch import RiskWatch
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
+from adaptive_moe.engine.routing_misses import RoutingMisses
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.engine.teaching import Teachable
@@ -100,6 +101,7 @@ class AdaptiveMoE(Teachable):
             detector,
             settings.gaps,
             shelf=self._shelf,
+            misses=RoutingMisses(self._answerer),
             risk=self._risk,
             session=self.session,
         )

@@ -70,13 +70,16 @@ class GapDetector:
 
         Only doubtful prompts are evidence; confident ones speak against a gap in their domain. A
         prompt without a single topic word ("and what about it?") is ambiguous and counts for
-        nothing. A vector without a direction is left out; such a prompt needs a domain.
+        nothing, nor does what is `excluded` already. A vector without a direction is left out; such
+        a prompt needs a domain.
         """
         with self._ledger.transaction():
-            ambiguous: Cause | None = None if content_words(observation.prompt) else "ambiguous"
-            if observation.low_confidence and ambiguous is None:
+            excluded = observation.excluded
+            if not content_words(observation.prompt):
+                excluded = "ambiguous"
+            if observation.low_confidence and excluded is None:
                 return self._note_doubtful(observation)
-            return self._note_confident(observation, excluded=ambiguous)
+            return self._note_confident(observation, excluded=excluded)
 
     def outcome(self, observation_id: int, *, correct: bool, origin: Origin) -> Gap | None:
         """Take in whether an answer was right; returns its gap, None if it belongs to none.

@@ -43,7 +43,8 @@ class Observation:
     is the prompt's state [width], centred by the caller (whitened), any length. `parts` tell
     which experts gave the answer, where routing chose them.
     `certificate` names the promise under which the base gave it, None without one, and `remoteness`
-    is the prompt's distance from those the router learned from, 1 at their edge.
+    is the prompt's distance from those the router learned from, 1 at their edge. `excluded` says
+    why it is no evidence, whatever the confidence.
     """
 
     prompt: str
@@ -57,6 +58,7 @@ class Observation:
     parts: tuple[Part, ...] = ()
     certificate: str | None = None
     remoteness: float | None = None
+    excluded: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)

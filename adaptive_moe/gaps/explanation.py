@@ -17,6 +17,11 @@ def explain(gap: Gap, settings: GapSettings) -> tuple[str, ...]:
     lines = [f"{gap.state} since {gap.changed}: {gap.reason}"]
     if gap.state in (GapState.OBSERVED, GapState.SUSPECTED, GapState.VERIFIED) or figures.distinct:
         lines += _evidence(figures)
+    if gap.misses:
+        lines.append(
+            f"{_count(gap.misses, 'prompt')} left out: an expert in service answers such prompts "
+            "(a routing miss)"
+        )
     if gap.state in (GapState.OBSERVED, GapState.SUSPECTED):
         lines += missing(gap, settings)
     else:

@@ -69,8 +69,9 @@ class Gap:
     """A gap with what its evidence amounts to now.
 
     `prompts` are its distinct prompts, newest last; `members` those that count as evidence at
-    present, with their scores, `held_back` counts those that one session has too many of, and
-    `history` tells how it came here; `centroid` [width] is its mean direction.
+    present, with their scores, `held_back` counts those that one session has too many of, `misses`
+    those that an expert knows, and `history` tells how it came here; `centroid` [width] is its mean
+    direction.
     """
 
     id: int
@@ -93,6 +94,7 @@ class Gap:
     members: tuple[Member, ...] = field(repr=False)
     history: tuple[Transition, ...] = field(repr=False)
     held_back: int = 0
+    misses: int = 0
     cooldown_left: int = 0
 
     def to_dict(self) -> dict[str, object]:

@@ -221,6 +221,14 @@ class ObservationTable:
             (correct, origin, observation_id),
         )
 
+    def count_excluded(self, gap_id: int, *, cause: Cause, after: int) -> int:
+        """How many prompts of a gap are no evidence for this reason."""
+        rows = self._file.all(
+            "SELECT COUNT(*) FROM observations WHERE gap_id = ? AND excluded = ? AND id > ?",
+            (gap_id, cause, after),
+        )
+        return int(rows[0][0])
+
     def set_excluded(self, observation_id: int, cause: Cause) -> None:
         """Note why an observation is no evidence."""
         self._file.execute(

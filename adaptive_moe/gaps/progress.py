@@ -204,6 +204,9 @@ class Progress:
             members=counted,
             history=self._ledger.transitions(record.id),
             held_back=held,
+            misses=observations.count_excluded(
+                record.id, cause="routing_miss", after=record.evidence_after
+            ),
             cooldown_left=self._cooldown_left(record) if cooling else 0,
         )
 
