@@ -93,7 +93,12 @@ class AdaptiveMoE(Teachable):
         )
         ledger = settings.gaps.ledger or store.root / LEDGER_FILE
         self._ledger = GapLedger(ledger, before_creating=store.create)
-        detector = GapDetector(self._ledger, settings.gaps, base_id=language_model.base_id)
+        detector = GapDetector(
+            self._ledger,
+            settings.gaps,
+            base_id=language_model.base_id,
+            radius=lambda: self._answerer.router.model.topic_radius,
+        )
         self._risk = RiskWatch(self._ledger, self._answerer)
         self._watch = GapWatch(
             language_model,

@@ -5,12 +5,14 @@ and the distance of a prompt to a group is the mean of those to its members, so 
 the radius, says for groups of any size what belongs together.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
+
+from adaptive_moe.measures.separation import separating_radius
 
 Units = Float[np.ndarray, "_ width"]  # samples; sets of them differ in number
 
@@ -42,7 +44,8 @@ def learn_radius(known: Mapping[str, Units], *, strays: Units, unknown: Units) -
     """
     domains = [units for units in known.values() if len(units) >= _MIN_TO_LEARN]
     if len(domains) > 1:
-        return _separating_radius(domains)
+        radius, strangers = separating_radius(domains)
+        return _within(radius, strangers)
     step = _step_radius(unknown) if len(unknown) >= _MIN_TO_LEARN else None
     return _strangers_radius(strays) if step is None else step
 
@@ -73,28 +76,6 @@ def regroup(units: Units, *, radius: float, min_size: int) -> tuple[tuple[int, .
     groups += [[row] for row in range(len(units)) if row not in members]
     joined = _join(groups, 1.0 - units @ units.T, radius=radius)
     return tuple(sorted((tuple(sorted(group)) for group in joined), key=lambda g: (-len(g), g)))
-
-
-def _separating_radius(domains: Sequence[Units]) -> float:
-    """The threshold with the fewest errors of both kinds, each kind weighing the same."""
-    means = [units.mean(axis=0) for units in domains]
-    same, other, strangers = [], [], []
-    for index, units in enumerate(domains):
-        size = len(units)
-        without_self = (units @ means[index] * size - 1.0) / (size - 1)
-        same.append(1.0 - without_self)
-        rest = np.stack([mean for place, mean in enumerate(means) if place != index])
-        apart = 1.0 - units @ rest.T
-        other.append(apart.min(axis=1))
-        strangers.append(apart.reshape(-1))
-    inside, outside = np.sort(np.concatenate(same)), np.sort(np.concatenate(other))
-    candidates = np.unique(np.concatenate([inside, outside]))
-    middles = (candidates[1:] + candidates[:-1]) / 2.0 if len(candidates) > 1 else candidates
-    missed = 1.0 - np.searchsorted(inside, middles, side="right") / len(inside)
-    swallowed = np.searchsorted(outside, middles, side="right") / len(outside)
-    errors = missed + swallowed
-    best = middles[errors <= errors.min() + 1e-12]
-    return _within(float(np.median(best)), float(np.median(np.concatenate(strangers))))
 
 
 def _strangers_radius(strays: Units) -> float:

@@ -13,7 +13,7 @@ from adaptive_moe.gaps.clusters import unit
 from adaptive_moe.gaps.evidence import Cause, Observation, Origin
 from adaptive_moe.gaps.explanation import explain
 from adaptive_moe.gaps.file import Clock
-from adaptive_moe.gaps.grouping import Grouping
+from adaptive_moe.gaps.grouping import Grouping, Radius
 from adaptive_moe.gaps.ledger import Gap, GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Seen
 from adaptive_moe.gaps.progress import Progress
@@ -43,7 +43,8 @@ class Noticed:
 class GapDetector:
     """The gaps of one base in a ledger that others may share, in other threads and processes.
 
-    Nothing is kept outside the ledger. `base_id` keeps the gaps of different bases apart.
+    Nothing is kept outside the ledger. `base_id` keeps the gaps of different bases apart. `radius`
+    tells how wide topics are, if that is known; else the ledger learns it from its prompts.
     """
 
     def __init__(
@@ -53,12 +54,15 @@ class GapDetector:
         *,
         clock: Clock | None = None,
         base_id: str = "",
+        radius: Radius = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._clock = clock or ledger.clock
         self._base_id = base_id
-        self._grouping = Grouping(ledger, base_id=base_id, min_size=settings.suspect_prompts)
+        self._grouping = Grouping(
+            ledger, base_id=base_id, min_size=settings.suspect_prompts, radius=radius
+        )
         self._progress = Progress(ledger, settings, grouping=self._grouping, base_id=base_id)
 
     def together(self) -> AbstractContextManager[None]:

@@ -1,13 +1,13 @@
 """Finds the gap a prompt belongs to, and keeps groups of unassigned prompts in good order."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import final
 
 import numpy as np
 
-from adaptive_moe.gaps.clusters import learn_radius, nearest, regroup
+from adaptive_moe.gaps.clusters import Units, learn_radius, nearest, regroup
 from adaptive_moe.gaps.ledger import GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Direction, Seen
 from adaptive_moe.gaps.states import MERGEABLE, GapState
@@ -24,15 +24,21 @@ _LABEL_TERMS = 3
 _UNNAMED = "unnamed"
 _PROGRESS = tuple(GapState)
 
+Radius = Callable[[], float | None]
+"""How wide topics are as far as the router knows now; see `clusters`."""
+
 
 @final
 class Grouping:
     """The groups of one base in a ledger; calls belong inside a transaction of it."""
 
-    def __init__(self, ledger: GapLedger, *, base_id: str, min_size: int) -> None:
+    def __init__(
+        self, ledger: GapLedger, *, base_id: str, min_size: int, radius: Radius = lambda: None
+    ) -> None:
         self._ledger = ledger
         self._base_id = base_id
         self._min_size = min_size
+        self._given = radius
 
     def home(self, domain: str | None, direction: Direction | None) -> GapRecord | None:
         """The gap this doubtful prompt belongs to, a new one if need be.
@@ -53,7 +59,7 @@ class Grouping:
     def cluster_near(self, direction: Direction) -> GapRecord | None:
         """The nearest cluster of unassigned prompts whose radius this direction is within."""
         clusters = {gap.id: gap for gap in self._clusters(len(direction))}
-        radius, _ = self._ledger.clustering(self._base_id)
+        radius = self._radius
         found = nearest(direction, {key: _mean(gap) for key, gap in clusters.items()})
         return clusters[found[0]] if found is not None and found[1] <= radius else None
 
@@ -105,7 +111,7 @@ class Grouping:
         """Count the confident prompts of no domain that lie within a cluster as its own."""
         if gap.domain is not None or gap.direction is None:
             return
-        radius, _ = self._ledger.clustering(self._base_id)
+        radius = self._radius
         near = [
             seen.id
             for seen in self._ledger.observations.strays(self._base_id, after=gap.evidence_after)
@@ -119,7 +125,7 @@ class Grouping:
         """Fold this cluster and equal ones into the one that has come furthest, then the oldest."""
         if gap.domain is not None or gap.direction is None:
             return gap
-        radius, _ = self._ledger.clustering(self._base_id)
+        radius = self._radius
         equal = [
             other
             for other in self._clusters(len(gap.direction))
@@ -161,21 +167,34 @@ class Grouping:
         width = len(_directions(found)[0])
         loose = [seen for seen in reversed(found) if len(_directions([seen])[0]) == width]
         units = np.stack(_directions(loose))
+        radius = self._given()
+        if radius is None:
+            radius = self._learn_radius(units)
+        _, count = self._ledger.clustering(self._base_id)
+        self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
+        groups = regroup(units, radius=radius, min_size=self._min_size)
+        self._settle([[loose[row] for row in group] for group in groups])
+
+    def _learn_radius(self, units: Units) -> float:
+        """From what the ledger holds: directions of known domains, strays, and these."""
+        observations, width = self._ledger.observations, units.shape[1]
         known = observations.known_directions(self._base_id, width=width)
         strays = [
             row
             for row in _directions(observations.strays(self._base_id, after=0))
             if len(row) == width
         ]
-        radius = learn_radius(
+        return learn_radius(
             known,
             strays=np.stack(strays) if strays else np.empty((0, width), np.float32),
             unknown=units,
         )
-        _, count = self._ledger.clustering(self._base_id)
-        self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
-        groups = regroup(units, radius=radius, min_size=self._min_size)
-        self._settle([[loose[row] for row in group] for group in groups])
+
+    @property
+    def _radius(self) -> float:
+        """The largest average distance within a topic: as the router knows it, else as learned."""
+        given = self._given()
+        return self._ledger.clustering(self._base_id)[0] if given is None else given
 
     def _settle(self, groups: Iterable[Sequence[Seen]]) -> None:
         """Give every group the gap most of its prompts are in already, or a new one."""

@@ -7,6 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.errors import RouterError
+from adaptive_moe.measures.sampling import evenly
+from adaptive_moe.measures.separation import separating_radius
 from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain, topic_columns
 from adaptive_moe.router.estimator import (
     Estimator,
@@ -41,6 +43,7 @@ _SUPPORT_QUANTILE = 0.95
 _FEWEST_IN_DOMAIN = 8
 _LEAST_KNOWN = 0.15
 _SUPPORT_CENTROIDS = 16
+_MOST_COMPARED = 300  # rows of a domain, whose distances tell how wide domains are
 _KINDS: Mapping[Target, tuple[str, str]] = {
     "answers": ("right", "wrong"),
     "agreement": ("with agreement", "without"),
@@ -101,6 +104,7 @@ def fit_model(
             }
         ),
         learned=replace(_learn(rows, training, calibration, whitening, seed), fitted_on=fitted_on),
+        topic_radius=_topic_radius(rows, whitening),
     )
 
 
@@ -264,6 +268,18 @@ def _support(
     states = np.stack([row.evidence.states for row in calibration])
     radius = np.quantile(remoteness_from(region, whitening, states), _SUPPORT_QUANTILE)
     return Domain(region.label, region.centroids, float(radius), whitening.digest)
+
+
+def _topic_radius(rows: Sequence[RouterRow], whitening: Whitening) -> float | None:
+    """From every domain of at least 8 rows, known to the base or not; None of fewer than two."""
+    domains = []
+    for label in sorted({row.domain for row in rows if row.domain is not None}):
+        members = evenly([row for row in rows if row.domain == label], _MOST_COMPARED)
+        points = whitening.apply(np.stack([row.evidence.states for row in members]))
+        lengths = np.linalg.norm(points, axis=1, keepdims=True)
+        if len(members) >= _FEWEST_IN_DOMAIN and lengths.all():
+            domains.append(points / lengths)
+    return separating_radius(domains)[0] if len(domains) > 1 else None
 
 
 def _known_domains(

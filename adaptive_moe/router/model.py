@@ -95,7 +95,11 @@ class Learned:
 
 @dataclass(frozen=True, slots=True)
 class RouterModel:
-    """A router without its settings; bound to one base and the numerics it was run in."""
+    """A router without its settings; bound to one base and the numerics it was run in.
+
+    `topic_radius` is the average distance, 1 - cosine of whitened states, that best tells prompts
+    of one labelled domain from those of another; None where too few domains were labelled.
+    """
 
     base_id: str
     numerics: dict[str, str | None]
@@ -104,6 +108,7 @@ class RouterModel:
     known_domains: tuple[Domain, ...]
     reference: Reference
     learned: Learned | None
+    topic_radius: float | None = None
 
     def remoteness(self, states: Float[np.ndarray, "item state"]) -> Float[np.ndarray, " item"]:
         """`remoteness_from` the training prompts; untrained, from the base's background prompts."""
