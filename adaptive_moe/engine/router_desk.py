@@ -19,9 +19,16 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
-from adaptive_moe.router.evaluation import RouterReport, evaluate_router
+from adaptive_moe.router.controls import Tell
+from adaptive_moe.router.evaluation import (
+    RouterReport,
+    check_sources,
+    check_trained,
+    evaluate_router,
+)
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.fitting import split_by_source
+from adaptive_moe.router.plots import check_plots, write_plots
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
 
@@ -80,11 +87,40 @@ class RouterDesk:
         return router
 
     def evaluate(
-        self, data: Paths, *, grader: str | Grader = "normalised", seed: int = 0
+        self,
+        data: Paths,
+        *,
+        training: Paths = (),
+        plots: Path | str | None = None,
+        grader: str | Grader = "normalised",
+        seed: int = 0,
+        tell: Tell = lambda _: None,
     ) -> RouterReport:
-        """How well the router tells right from wrong on questions with known answers."""
+        """How well the router tells right from wrong on questions with known answers.
+
+        `training` are the questions it was fitted on; with them it is fitted anew without each
+        domain and on permuted labels, which takes as many trainings. `plots` names a folder for
+        three SVG files (see `router.plots`). Raises DataError for unusable files, RouterError for
+        an untrained router and for questions that share a source with the training.
+        """
         questions = read_questions(as_paths(data))
-        return evaluate_router(self.current, self._grader.rows(questions, grader=grader), seed=seed)
+        learned = read_questions(as_paths(training)) if training else ()
+        check_trained(self.current)
+        check_sources([each.source for each in questions], [each.source for each in learned])
+        if plots is not None:
+            check_plots(Path(plots))
+        tell("grading the base's answers")
+        report = evaluate_router(
+            self.current,
+            self._grader.rows(questions, grader=grader),
+            training=self._grader.rows(learned, grader=grader),
+            fit=lambda rows: self._refit(rows, seed),
+            seed=seed,
+            tell=tell,
+        )
+        if plots is not None:
+            write_plots(report, Path(plots))
+        return report
 
     def threshold(
         self,
@@ -101,6 +137,17 @@ class RouterDesk:
         """
         return self.current.threshold(
             target_risk=target_risk, coverage=coverage, error_cost=error_cost
+        )
+
+    def _refit(self, rows: Sequence[RouterRow], seed: int) -> Router:
+        """A router for this base that learned from these rows and from nothing else."""
+        language_model = self._answerer.language_model
+        return Router.fit(
+            rows,
+            base_id=language_model.base_id,
+            numerics=language_model.numerics,
+            settings=self._settings,
+            seed=seed,
         )
 
 
