@@ -13,7 +13,7 @@ export TOKENIZERS_PARALLELISM := false
 	touch $@
 
 .venv/installed-development: .venv/installed
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[chat,training,test,development]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[chat,plots,training,test,development]"
 	touch $@
 
 demo: .venv/installed

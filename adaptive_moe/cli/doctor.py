@@ -28,6 +28,7 @@ _OPTIONAL = {
     "prompt_toolkit": "history, completion and multi-line input in chat",
     "bm25s": "the retrieval figure beside the gate",
     "datasketch": "near-duplicate removal in training material",
+    "matplotlib": "plots of `router evaluate`",
     "pypdf": "PDF files as training material",
 }
 

@@ -8,14 +8,11 @@ import typer
 
 from adaptive_moe.cli.command import command
 from adaptive_moe.cli.group import group
-from adaptive_moe.cli.tables import facts_table
+from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from adaptive_moe.router.evaluation import RouterReport
     from adaptive_moe.router.fitted_on import FittedOn
     from adaptive_moe.router.model import Learned
     from adaptive_moe.router.router import Router
@@ -82,16 +79,39 @@ def train(
 
 @command(app, "evaluate", "base", "store", "seed", "force_uncalibrated")
 def evaluate(
-    terminal: Terminal, data: QuestionsArgument, grader: GraderOption = "normalised"
+    terminal: Terminal,
+    data: QuestionsArgument,
+    training: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--training", metavar="FILE", help="What it was fitted on, for controls; repeatable."
+        ),
+    ] = None,
+    plots: Annotated[
+        Path | None, typer.Option("--plots", metavar="DIR", help="Also draw SVG files there.")
+    ] = None,
+    grader: GraderOption = "normalised",
 ) -> int:
-    """Measure the router on questions with known answers that it was not fitted on."""
+    """Measure the router on questions with known answers that it was not fitted on.
+
+    With --training it is also fitted anew, without each domain in turn and on permuted labels.
+    """
     from adaptive_moe.cli.engine import open_engine
+    from adaptive_moe.cli.router_view import report_parts
+    from adaptive_moe.router.plots import PLOTS
 
-    with open_engine(terminal) as moe, terminal.working("grading the base's answers"):
-        report = moe.router.evaluate(data, grader=grader, seed=terminal.settings.training.seed)
-    from adaptive_moe.engine.events import to_json
-
-    terminal.finish(to_json(report.to_dict()), *_report_parts(report))
+    with open_engine(terminal) as moe, terminal.working("reading the questions") as status:
+        report = moe.router.evaluate(
+            data,
+            training=training or (),
+            plots=plots,
+            grader=grader,
+            seed=terminal.settings.training.seed,
+            tell=lambda text: status.update(clean_line(text)),
+        )
+    drawn = [] if plots is None else [str(plots / name) for name in PLOTS]
+    values = {**report.to_dict(), "plots": drawn}
+    terminal.finish(values, *report_parts(report), *(f"drawn: {file}" for file in drawn))
     return 0
 
 
@@ -160,24 +180,3 @@ def _learned(router: "Router") -> tuple["Learned", "FittedOn"]:
     assert learned is not None
     assert learned.fitted_on is not None
     return learned, learned.fitted_on
-
-
-def _report_parts(report: "RouterReport") -> tuple["RenderableType", ...]:
-    answer = report.answer
-    facts = {
-        "questions": f"{report.items} from {report.sources} sources; "
-        f"the base answers {report.base_accuracy:.1%} right",
-        "right from wrong (AUROC)": f"{answer.auroc:.3f}",
-        "the same by entropy alone": f"{answer.baseline_auroc:.3f}",
-        "before decoding (AUROC)": f"{report.prefill.auroc:.3f}",
-        "calibration error (ECE)": f"{answer.ece:.3f}",
-        "Brier score": f"{answer.brier:.3f}",
-        "accuracy of the verdict": f"{answer.accuracy:.1%}; always the same {answer.majority:.1%}",
-        **{
-            f"trusted at {risk} risk": f"{share:.0%} of the answers"
-            for risk, share in answer.coverage_at_risk.items()
-        },
-        "cost": f"{report.milliseconds_per_prompt:.2f} ms a prompt",
-        "calibrated": "yes" if report.calibrated else "no",
-    }
-    return (facts_table(facts),)

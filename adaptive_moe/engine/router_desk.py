@@ -23,10 +23,17 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
-from adaptive_moe.router.evaluation import RouterReport, evaluate_router
+from adaptive_moe.router.controls import Tell
+from adaptive_moe.router.evaluation import (
+    RouterReport,
+    check_sources,
+    check_trained,
+    evaluate_router,
+)
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.fitted_on import FittedOn
 from adaptive_moe.router.fitting import split_by_source
+from adaptive_moe.router.plots import check_plots, write_plots
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
 
@@ -100,22 +107,47 @@ class RouterDesk:
         return self._learn(rows, questions, fitted_on, output=output, seed=seed)
 
     def evaluate(
-        self, data: Paths, *, grader: str | Grader = "normalised", seed: int = 0
+        self,
+        data: Paths,
+        *,
+        training: Paths = (),
+        plots: Path | str | None = None,
+        grader: str | Grader = "normalised",
+        seed: int = 0,
+        tell: Tell = lambda _: None,
     ) -> RouterReport:
         """How well the router tells right from wrong on questions with known answers.
 
         Those that it was fitted on are left out, with others of their source, as far as it
-        remembers; `left_out` of the report counts them, and those that cannot be asked. Raises
-        RouterError where they are more than half.
+        remembers; `left_out` of the report counts them, and those that cannot be asked. `training`
+        are the questions it was fitted on; with them it is fitted anew without each domain and on
+        permuted labels, which takes as many trainings. `plots` names a folder for three SVG files
+        (see `router.plots`). Raises DataError for unusable files, RouterError for an untrained
+        router, where more than half are left out, and for a source shared with the training.
         """
-        material = graded_material(
-            as_paths(data), self._answerer.language_model, grade=as_grader(grader)
-        )
+        check_trained(self.current)
+        grade, language_model = as_grader(grader), self._answerer.language_model
+        material = graded_material(as_paths(data), language_model, grade=grade)
         questions, left_out = self._unknown(material)
+        learned: tuple[GradedQuestion, ...] = ()
+        if training:
+            learned = graded_material(as_paths(training), language_model, grade=grade).questions
+        check_sources([each.source for each in questions], [each.source for each in learned])
+        if plots is not None:
+            check_plots(Path(plots))
+        tell("grading the base's answers")
         report = evaluate_router(
-            self.current, self._grader.rows(questions, grader=grader), seed=seed
+            self.current,
+            self._grader.rows(questions, grader=grade),
+            training=self._grader.rows(learned, grader=grade),
+            fit=lambda rows: self._refit(rows, seed),
+            seed=seed,
+            tell=tell,
         )
-        return replace(report, left_out=left_out, target=self.current.target)
+        report = replace(report, left_out=left_out, target=self.current.target)
+        if plots is not None:
+            write_plots(report, Path(plots))
+        return report
 
     def threshold(
         self,
@@ -132,6 +164,17 @@ class RouterDesk:
         """
         return self.current.threshold(
             target_risk=target_risk, coverage=coverage, error_cost=error_cost
+        )
+
+    def _refit(self, rows: Sequence[RouterRow], seed: int) -> Router:
+        """A router for this base that learned from these rows and from nothing else."""
+        language_model = self._answerer.language_model
+        return Router.fit(
+            rows,
+            base_id=language_model.base_id,
+            numerics=language_model.numerics,
+            settings=self._settings,
+            seed=seed,
         )
 
     def _unknown(self, material: Material) -> tuple[tuple[GradedQuestion, ...], int]:

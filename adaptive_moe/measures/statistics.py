@@ -1,6 +1,6 @@
 """Intervals and tests that say how far a measured difference can be trusted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,21 +108,38 @@ def cluster_bootstrap(
     nan for a draw on which it has no meaning; such draws are left out. Items of one group may
     depend on each other. Raises ValueError without an item or when no draw has a meaning.
     """
-    _, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
-    if group_of.size == 0:
-        raise ValueError("need at least one item")
-    order = np.argsort(group_of, kind="stable")
-    members = np.split(order, np.flatnonzero(np.diff(group_of[order])) + 1)
-    generator = np.random.default_rng(seed)
-    values = np.empty(resamples)
-    for draw in range(resamples):
-        picks = generator.integers(len(members), size=len(members))
-        values[draw] = statistic(np.concatenate([members[pick] for pick in picks]))
-    values = values[~np.isnan(values)]
-    if values.size == 0:
-        raise ValueError(f"the statistic has no value on any of {resamples} draws")
-    low, high = np.quantile(values, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(statistic(np.arange(group_of.size)), float(low), float(high))
+
+    def alone(picks: np.ndarray) -> np.ndarray:
+        return np.array([statistic(picks)])
+
+    (interval,) = cluster_bootstraps(
+        alone, groups, confidence=confidence, resamples=resamples, seed=seed
+    )
+    return interval
+
+
+def cluster_bootstraps(
+    statistics: Callable[[np.ndarray], np.ndarray],
+    groups: Sequence[str],
+    *,
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int,
+) -> tuple[Interval, ...]:
+    """`cluster_bootstrap` of several statistics, [statistic], on the same draws."""
+    everything = np.arange(len(groups))
+    values = np.stack(
+        [statistics(picks) for picks in _draw_groups(groups, resamples, seed)], axis=1
+    )
+    tails = [(1 - confidence) / 2, (1 + confidence) / 2]
+    intervals = []
+    for found, drawn in zip(statistics(everything), values, strict=True):
+        meant = drawn[~np.isnan(drawn)]
+        if meant.size == 0:
+            raise ValueError(f"the statistic has no value on any of {resamples} draws")
+        low, high = np.quantile(meant, tails)
+        intervals.append(Interval(float(found), float(low), float(high)))
+    return tuple(intervals)
 
 
 def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
@@ -158,6 +175,19 @@ def _check_counts(successes: int, trials: int, confidence: float) -> None:
         raise ValueError(f"{successes} successes of {trials} trials is impossible")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+
+
+def _draw_groups(groups: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Indices of the items of as many groups as there are, drawn with replacement, every time."""
+    _, group_of = np.unique(np.asarray(groups, dtype=np.str_), return_inverse=True)
+    if group_of.size == 0:
+        raise ValueError("need at least one item")
+    order = np.argsort(group_of, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(group_of[order])) + 1)
+    generator = np.random.default_rng(seed)
+    for _ in range(resamples):
+        picks = generator.integers(len(members), size=len(members))
+        yield np.concatenate([members[pick] for pick in picks])
 
 
 def _resampled_means(

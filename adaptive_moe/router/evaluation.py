@@ -1,9 +1,8 @@
-"""Measures a router on graded answers it never saw, with the controls that keep it honest."""
+"""Measures a router on graded answers that it never saw, beside plain entropy."""
 
-import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -11,107 +10,88 @@ from jaxtyping import Float
 from adaptive_moe.errors import RouterError
 from adaptive_moe.measures.calibration import (
     ReliabilityBin,
-    auprc,
     auroc,
-    brier,
-    coverage_at_risk,
-    e_aurc,
-    expected_calibration_error,
-    prr,
     reliability_bins,
     risk_coverage,
 )
-from adaptive_moe.measures.statistics import Interval, cluster_bootstrap
+from adaptive_moe.measures.judgements import FIGURES, Judgements
+from adaptive_moe.measures.sampling import evenly
+from adaptive_moe.measures.statistics import Interval, cluster_bootstraps
+from adaptive_moe.router.controls import Controls, Fit, Tell, measure_controls
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.fitted_on import Target
-from adaptive_moe.router.fitting import check_apart
-from adaptive_moe.router.model import PREFILL_DEFAULT
+from adaptive_moe.router.model import PREFILL_DEFAULT, with_answers
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.scores import mean_entropy
 
-RISKS = (0.1, 0.2, 0.3)
-_CURVE_POINTS = 50
-_FEWEST_IN_DOMAIN = 20
+_CURVE_POINTS = 100
+_HISTOGRAM_BINS = 20
+_TIMED_PROMPTS = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A figure of the router's, that of plain entropy, and the first less the second.
+
+    `gain` has the 95 % interval over sources. That of ece is rough: resampling adds about as much
+    to either side.
+    """
+
+    router: float
+    entropy: float
+    gain: Interval
 
 
 @dataclass(frozen=True, slots=True)
 class PointReport:
-    """One decision point's figures on the test rows.
+    """One decision point on the test rows: every figure of `judgements.FIGURES` by its name.
 
-    `accuracy` is the share of right verdicts at p >= 0.5, `majority` what always saying the
-    commoner one would get. auroc ranks right over wrong; auprc finds the wrong ones.
-    `baseline_auroc` is that of plain entropy (first-token before, mean after decoding), and
-    `auroc_gain` the difference with its 95 % interval over sources. `curve` are (coverage, risk).
+    Entropy is that of the first token before decoding, the mean one afterwards; where a probability
+    is needed (ece, brier, accuracy) it is calibrated on the labels that calibrated the router.
+    `curve` and `entropy_curve` are (coverage, risk); `histogram` counts (right, wrong) answers
+    between equal steps of the probability from 0 to 1.
     """
 
-    accuracy: float
-    majority: float
-    auroc: float
-    auprc: float
-    prr: float
-    e_aurc: float
-    ece: float
-    brier: float
-    coverage_at_risk: Mapping[str, float]
-    baseline_auroc: float
-    auroc_gain: Interval
+    figures: Mapping[str, Comparison]
     reliability: tuple[ReliabilityBin, ...]
     curve: tuple[tuple[float, float], ...]
+    entropy_curve: tuple[tuple[float, float], ...]
+    histogram: tuple[tuple[int, int], ...]
 
-
-@dataclass(frozen=True, slots=True)
-class LeftOutDomain:
-    """A domain judged (decision B) by a router that never saw it, beside mean entropy."""
-
-    domain: str
-    items: int
-    auroc: float
-    baseline_auroc: float
-    ece: float
-
-
-@dataclass(frozen=True, slots=True)
-class Controls:
-    """Figures that show whether the router learned anything at all.
-
-    `permuted_labels_auroc` is decision B's when the labels of both parts are shuffled: about 0.5
-    unless labels leak from training to test. `left_out` are the domains in turn; `not_measured`
-    says which were skipped and why.
-    """
-
-    permuted_labels_auroc: float
-    left_out: tuple[LeftOutDomain, ...]
-    not_measured: tuple[str, ...]
+    def numbers(self) -> dict[str, float]:
+        """The router's own figures by name."""
+        return {name: figure.router for name, figure in self.figures.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
-    """All figures of one evaluation; `length_only_auroc` takes long answers for wrong ones.
+    """All figures of one evaluation: decision A is `prefill`, decision B `answer`.
 
-    `left_out` questions could not be asked, or the router was fitted on them. `target` says what
-    its probabilities are of; graded answers measured them whatever that is.
+    `majority` is what always saying the commoner verdict would get. `length_only_auroc` takes long
+    answers for wrong ones. `milliseconds_per_prompt` is for routing and judging one prompt at a
+    time, without experts; the base's own passes are not in it. `left_out` questions could
+    not be asked, or the router was fitted on them. `target` says what its probabilities are of;
+    graded answers measured them whatever that is.
     """
 
     items: int
     sources: int
     base_accuracy: float
+    majority: float
     calibrated: bool
     prefill: PointReport
     answer: PointReport
     length_only_auroc: float
     milliseconds_per_prompt: float
-    controls: Controls | None
+    controls: Controls
     left_out: int = 0
     target: Target = "answers"
 
     def to_dict(self) -> dict[str, object]:
         """Plain values for JSON; `metrics` repeats decision B's single numbers."""
-        plain = asdict(self)
-        answer = plain["answer"]
-        plain["metrics"] = {
-            name: value for name, value in answer.items() if isinstance(value, float)
-        }
-        return plain
+        entropy = self.answer.figures["auroc"].entropy
+        more = {"majority": self.majority, "baseline_auroc": entropy}
+        return {**asdict(self), "metrics": {**self.answer.numbers(), **more}}
 
 
 def evaluate_router(
@@ -120,139 +100,171 @@ def evaluate_router(
     *,
     seed: int,
     training: Sequence[RouterRow] = (),
-    fit: Callable[[Sequence[RouterRow]], Router] | None = None,
+    fit: Fit | None = None,
     resamples: int = 2000,
     clock: Callable[[], float] = time.perf_counter,
+    tell: Tell = lambda _: None,
 ) -> RouterReport:
     """Every figure on `rows`; with `training` and `fit` the controls that refit as well.
 
-    Raises RouterError when the router is untrained, when all answers are right or all wrong, or
-    when a source of the training rows occurs among the test rows.
+    `tell` hears what takes its time. Raises RouterError when the router is untrained, when all
+    answers are right or all wrong, or when a source of the training rows occurs among the test
+    rows.
     """
-    _check_rows(rows, training)
-    evidence, traces = [row.evidence for row in rows], [row.trace for row in rows]
-    correct = _correct(rows)
+    check_trained(router)
+    check_sources([row.source for row in rows], [row.source for row in training])
+    _check_labels(rows)
+    correct = np.array([row.correct for row in rows], dtype=np.float64)
     groups = [row.source for row in rows]
-    started = clock()
-    p_prefill = router.model.prefill_probabilities(evidence)
-    p_correct = router.model.answer_probabilities(evidence, traces)
-    elapsed = clock() - started
-    first_entropy = np.array([item.scores[PREFILL_DEFAULT] for item in evidence])
-    lengths = np.array([float(len(trace)) for trace in traces])
-
-    def point(p: np.ndarray, baseline: np.ndarray) -> PointReport:
-        return _point_report(p, -baseline, correct, groups, resamples=resamples, seed=seed)
-
+    tell("comparing with entropy")
+    before, after = (
+        _point_report(judged, correct, groups, resamples=resamples, seed=seed)
+        for judged in (_before(router, rows), _after(router, rows))
+    )
+    lengths = np.array([float(len(row.trace)) for row in rows])
     return RouterReport(
         items=len(rows),
         sources=len(set(groups)),
         base_accuracy=float(correct.mean()),
+        majority=float(max(correct.mean(), 1 - correct.mean())),
         calibrated=router.is_calibrated,
-        prefill=point(p_prefill, first_entropy),
-        answer=point(p_correct, _entropies(rows)),
+        prefill=before,
+        answer=after,
         length_only_auroc=auroc(-lengths, correct),
-        milliseconds_per_prompt=1000 * elapsed / len(rows),
-        controls=_controls(rows, training, fit, seed) if fit and training else None,
+        milliseconds_per_prompt=_milliseconds(router, rows, clock),
+        controls=measure_controls(rows, training, fit, seed=seed, resamples=resamples, tell=tell),
+    )
+
+
+def check_trained(router: Router) -> None:
+    """Raises RouterError where there is nothing to measure."""
+    if not router.is_trained:
+        raise RouterError(
+            "the router is untrained, so there is nothing to measure; fit it first, on graded "
+            "questions (router train, or moe.router.fit)"
+        )
+
+
+def check_sources(tested: Collection[str], training: Collection[str]) -> None:
+    """Raises RouterError when a source stands on both sides."""
+    shared = set(tested) & set(training)
+    if shared:
+        raise RouterError(
+            f"{len(shared)} sources stand in both training and test, {min(shared)!r} for one; "
+            "measure on questions about something else"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """What the router says of every row, and the entropy alone, raw and calibrated; [item] each."""
+
+    p: Float[np.ndarray, " item"]
+    entropy: Float[np.ndarray, " item"]
+    p_entropy: Float[np.ndarray, " item"]
+
+
+def _before(router: Router, rows: Sequence[RouterRow]) -> _Judged:
+    """Decision A, from the prefill alone."""
+    evidence, states = [row.evidence for row in rows], _states(rows)
+    scores = [item.scores for item in evidence]
+    learned = router.model.learned
+    assert learned is not None
+    return _Judged(
+        p=router.model.prefill_probabilities(evidence),
+        entropy=np.array([each[PREFILL_DEFAULT] for each in scores]),
+        p_entropy=learned.prefill.fallback_probability(scores, states),
+    )
+
+
+def _after(router: Router, rows: Sequence[RouterRow]) -> _Judged:
+    """Decision B, from the finished answer."""
+    evidence, traces = [row.evidence for row in rows], [row.trace for row in rows]
+    scores = with_answers([item.scores for item in evidence], traces)
+    learned = router.model.learned
+    assert learned is not None
+    return _Judged(
+        p=router.model.answer_probabilities(evidence, traces),
+        entropy=np.array([mean_entropy(trace) for trace in traces]),
+        p_entropy=learned.answer.fallback_probability(scores, _states(rows)),
     )
 
 
 def _point_report(
-    p: Float[np.ndarray, " item"],
-    baseline: Float[np.ndarray, " item"],
+    judged: _Judged,
     correct: Float[np.ndarray, " item"],
     groups: Sequence[str],
     *,
     resamples: int,
     seed: int,
 ) -> PointReport:
-    """Figures of probabilities beside a baseline confidence (higher = surer), both [item]."""
-    curve = risk_coverage(1 - p, correct)
-    points = np.unique(np.linspace(0, p.size - 1, _CURVE_POINTS).round().astype(int))
-
-    def gain(picks: np.ndarray) -> float:
-        if np.unique(correct[picks]).size == 1:
-            return math.nan
-        return auroc(p[picks], correct[picks]) - auroc(baseline[picks], correct[picks])
-
     return PointReport(
-        accuracy=float(np.mean((p >= 1 / 2) == (correct > 0))),
-        majority=float(max(correct.mean(), 1 - correct.mean())),
-        auroc=auroc(p, correct),
-        auprc=auprc(1 - p, 1 - correct),
-        prr=prr(1 - p, correct),
-        e_aurc=e_aurc(1 - p, correct),
-        ece=expected_calibration_error(p, correct),
-        brier=brier(p, correct),
-        coverage_at_risk={
-            f"{risk:g}": coverage_at_risk(1 - p, correct, risk=risk) for risk in RISKS
-        },
-        baseline_auroc=auroc(baseline, correct),
-        auroc_gain=cluster_bootstrap(gain, groups, resamples=resamples, seed=seed),
-        reliability=reliability_bins(p, correct),
-        curve=tuple((float(curve.coverage[at]), float(curve.risk[at])) for at in points),
+        figures=_compare(judged, correct, groups, resamples=resamples, seed=seed),
+        reliability=reliability_bins(judged.p, correct),
+        curve=_curve(1 - judged.p, correct),
+        entropy_curve=_curve(judged.entropy, correct),
+        histogram=_histogram(judged.p, correct),
     )
 
 
-def _controls(
-    rows: Sequence[RouterRow],
-    training: Sequence[RouterRow],
-    fit: Callable[[Sequence[RouterRow]], Router],
+def _compare(
+    judged: _Judged,
+    correct: Float[np.ndarray, " item"],
+    groups: Sequence[str],
+    *,
+    resamples: int,
     seed: int,
-) -> Controls:
-    left_out, skipped = [], []
-    for domain in sorted({row.domain for row in rows if row.domain is not None}):
-        members = [row for row in rows if row.domain == domain]
-        right = sum(row.correct for row in members)
-        if len(members) < _FEWEST_IN_DOMAIN or right in (0, len(members)):
-            skipped.append(f"domain {domain}: {right} right of {len(members)} test rows")
-            continue
-        try:
-            other = fit([row for row in training if row.domain != domain])
-        except RouterError as error:
-            skipped.append(f"domain {domain}: {error}")
-            continue
-        left_out.append(_judge_left_out(other, domain, members))
-    shuffled = _permute_labels(rows, seed)
-    permuted = _answer_probabilities(fit(_permute_labels(training, seed)), shuffled)
-    return Controls(auroc(permuted, _correct(shuffled)), tuple(left_out), tuple(skipped))
+) -> dict[str, Comparison]:
+    router = Judgements.of(1 - judged.p, judged.p, correct)
+    entropy = Judgements.of(judged.entropy, judged.p_entropy, correct)
+
+    def gains(picks: np.ndarray) -> np.ndarray:
+        difference: np.ndarray = router.figures(picks) - entropy.figures(picks)
+        return difference
+
+    intervals = cluster_bootstraps(gains, groups, resamples=resamples, seed=seed)
+    pairs = zip(router.figures(), entropy.figures(), intervals, strict=True)
+    found = (Comparison(float(ours), float(plain), gain) for ours, plain, gain in pairs)
+    return dict(zip(FIGURES, found, strict=True))
 
 
-def _judge_left_out(router: Router, domain: str, members: Sequence[RouterRow]) -> LeftOutDomain:
-    p, correct = _answer_probabilities(router, members), _correct(members)
-    return LeftOutDomain(
-        domain=domain,
-        items=len(members),
-        auroc=auroc(p, correct),
-        baseline_auroc=auroc(-_entropies(members), correct),
-        ece=expected_calibration_error(p, correct),
-    )
+def _curve(
+    uncertainty: Float[np.ndarray, " item"], correct: Float[np.ndarray, " item"]
+) -> tuple[tuple[float, float], ...]:
+    """At most a hundred points of the risk-coverage curve, evenly spread, the last among them."""
+    curve = risk_coverage(uncertainty, correct)
+    points = np.unique(np.linspace(0, correct.size - 1, _CURVE_POINTS).round().astype(int))
+    return tuple((float(curve.coverage[at]), float(curve.risk[at])) for at in points)
 
 
-def _permute_labels(rows: Sequence[RouterRow], seed: int) -> list[RouterRow]:
-    """The rows with their labels dealt out anew."""
-    order = np.random.default_rng(seed).permutation(len(rows))
-    return [
-        replace(row, correct=rows[int(other)].correct)
-        for row, other in zip(rows, order, strict=True)
-    ]
+def _histogram(
+    p: Float[np.ndarray, " item"], correct: Float[np.ndarray, " item"]
+) -> tuple[tuple[int, int], ...]:
+    step = np.minimum((p * _HISTOGRAM_BINS).astype(int), _HISTOGRAM_BINS - 1)
+    right = np.bincount(step, weights=correct, minlength=_HISTOGRAM_BINS)
+    wrong = np.bincount(step, weights=1 - correct, minlength=_HISTOGRAM_BINS)
+    return tuple((int(good), int(bad)) for good, bad in zip(right, wrong, strict=True))
 
 
-def _answer_probabilities(router: Router, rows: Sequence[RouterRow]) -> np.ndarray:
-    return router.model.answer_probabilities(
-        [row.evidence for row in rows], [row.trace for row in rows]
-    )
+def _milliseconds(router: Router, rows: Sequence[RouterRow], clock: Callable[[], float]) -> float:
+    """Mean over prompts that are routed and judged one at a time, as in service."""
+    asked = evenly(rows, _TIMED_PROMPTS)
+    router.decide(asked[0].evidence)
+    started = clock()
+    for row in asked:
+        decision = router.decide(row.evidence)
+        router.judge(row.evidence, row.trace, decision=decision)
+    return 1000 * (clock() - started) / len(asked)
 
 
-def _entropies(rows: Sequence[RouterRow]) -> np.ndarray:
-    return np.array([mean_entropy(row.trace) for row in rows])
+def _states(rows: Sequence[RouterRow]) -> Float[np.ndarray, "item state"]:
+    return np.stack([row.evidence.states for row in rows])
 
 
-def _correct(rows: Sequence[RouterRow]) -> np.ndarray:
-    return np.array([row.correct for row in rows], dtype=np.float64)
-
-
-def _check_rows(rows: Sequence[RouterRow], training: Sequence[RouterRow]) -> None:
+def _check_labels(rows: Sequence[RouterRow]) -> None:
     right = sum(row.correct for row in rows)
     if right in (0, len(rows)):
-        raise RouterError(f"{right} of {len(rows)} test answers are right: nothing can be ranked")
-    check_apart(training, rows)
+        raise RouterError(
+            f"{right} of {len(rows)} test answers are right, so nothing can be ranked; measure on "
+            "questions of which the base knows some and some not"
+        )

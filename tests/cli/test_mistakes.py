@@ -69,6 +69,9 @@ MISTAKES = {
     "a risk beyond one": ("router", "threshold", "--target-risk", "3"),
     "a router without a place": ("router", "train", "{tmp}/few.jsonl"),
     "questions without answers": ("router", "evaluate", "{tmp}/bad.jsonl", "--store", "{tmp}/s"),
+    "plots in a file": (
+        "router", "evaluate", "{tmp}/few.jsonl", "--plots", "{tmp}/few.jsonl", "--store", "{tmp}/s"
+    ),
 }  # fmt: skip
 
 

@@ -28,6 +28,28 @@ def test_bins_hold_equal_mass_and_split_ties_evenly() -> None:
     assert [(part.count, part.accuracy) for part in parts] == [(2, 0.5), (2, 0.5)]
 
 
+def test_the_usual_bins_are_fifteen_of_equal_mass() -> None:
+    # 33 items: the first three bins hold 3, the others 2; item i is said to be i/100.
+    parts = reliability_bins([index / 100 for index in range(33)], [1, 0, 0] * 3 + [1, 0] * 12)
+    assert [part.count for part in parts] == [3, 3, 3] + [2] * 12
+    assert [part.accuracy for part in parts] == pytest.approx([1 / 3] * 3 + [1 / 2] * 12)
+    assert [part.mean_probability for part in parts[:4]] == pytest.approx([0.01, 0.04, 0.07, 0.095])
+
+
+def test_calibration_error_of_the_usual_bins_by_hand() -> None:
+    # Fifteen pairs said to be k/15, half of each right: the sum of |1/2 - k/15| is 56.5/15.
+    said = [k / 15 for k in range(15) for _ in range(2)]
+    assert expected_calibration_error(said, [1, 0] * 15) == pytest.approx(56.5 / 15 / 15)
+
+
+def test_fewer_items_than_bins_stand_alone() -> None:
+    parts = reliability_bins([0.9, 0.1], [1, 0])
+    assert [(part.count, part.mean_probability, part.accuracy) for part in parts] == [
+        (1, 0.1, 0.0),
+        (1, 0.9, 1.0),
+    ]
+
+
 def test_brier_of_half_is_a_quarter() -> None:
     assert brier([0.5, 0.5, 0.5], [1, 0, 1]) == pytest.approx(0.25)
     assert brier([1.0, 0.0], [1, 0]) == 0.0

@@ -11,6 +11,7 @@ from adaptive_moe.measures.statistics import (
     clopper_pearson_lower,
     clopper_pearson_upper,
     cluster_bootstrap,
+    cluster_bootstraps,
     holm,
     mcnemar,
     paired_bootstrap,
@@ -134,3 +135,14 @@ def test_draws_without_a_meaning_are_left_out() -> None:
     assert cluster_bootstrap(share_of_mixed, ["x", "y"], seed=0).low == 1.0
     with pytest.raises(ValueError, match="no value"):
         cluster_bootstrap(lambda picks: float("nan"), ["x", "y"], resamples=5, seed=0)
+
+
+def test_several_statistics_share_their_draws() -> None:
+    values = np.random.default_rng(5).normal(size=30)
+    names = [str(index // 2) for index in range(30)]
+    mean, double = cluster_bootstraps(
+        lambda picks: np.array([values[picks].mean(), 2 * values[picks].mean()]), names, seed=3
+    )
+    assert mean == cluster_bootstrap(lambda picks: float(values[picks].mean()), names, seed=3)
+    assert double.low == pytest.approx(2 * mean.low)
+    assert double.high == pytest.approx(2 * mean.high)

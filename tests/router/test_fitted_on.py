@@ -1,5 +1,6 @@
 """A router says what its labels stand for, and recognises what it learned from."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.errors import RouterError
 from adaptive_moe.pocket import model_path
-from adaptive_moe.router.files import read_model
+from adaptive_moe.router.files import read_model, write_model
 from adaptive_moe.router.fitted_on import FittedOn, prompt_key
 from adaptive_moe.router.router import Router
 from tests.router.world import NUMERICS, World, make_evidence, make_trace
@@ -72,8 +73,15 @@ def test_the_file_says_so(agreeing: Router, tmp_path: Path) -> None:
     assert lessons.holds(["new"], [ROWS[7].source]).tolist() == [True]
 
 
-def test_a_file_that_does_not_say_so_was_fitted_on_graded_answers() -> None:
-    learned = read_model(model_path() / "router").learned
+def test_a_file_that_does_not_say_so_was_fitted_on_graded_answers(tmp_path: Path) -> None:
+    shipped = read_model(model_path() / "router")
+    assert shipped.learned is not None
+    write_model(tmp_path, replace(shipped, learned=replace(shipped.learned, fitted_on=None)))
+    path = tmp_path / "router.json"
+    described = json.loads(path.read_text())
+    del described["model"]["learned"]["fitted_on"]
+    path.write_text(json.dumps(described))
+    learned = read_model(tmp_path).learned
     assert learned is not None
     assert (learned.fitted_on, learned.target) == (None, "answers")
 
