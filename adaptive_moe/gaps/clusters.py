@@ -5,14 +5,14 @@ and the distance of a prompt to a group is the mean of those to its members, so 
 the radius, says for groups of any size what belongs together.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
 from scipy.cluster.hierarchy import linkage
 from scipy.spatial.distance import squareform
-
-from adaptive_moe.measures.separation import separating_radius
 
 Units = Float[np.ndarray, "_ width"]  # samples; sets of them differ in number
 
@@ -22,6 +22,24 @@ _STRANGERS_DEVIATION = 0.15
 _MIXED = 0.7
 _MIN_TO_LEARN = 5
 _MIN_DENSITY = 20  # density estimates on fewer vectors are noise
+
+
+@dataclass(frozen=True, slots=True)
+class KnownTopics:
+    """What is known of topics beforehand: how wide they are, and where those of the base lie.
+
+    `radius` is the average distance within which prompts of one topic lie, `means` [topic width]
+    are the mean directions of the base's own topics, not rescaled.
+    """
+
+    radius: float
+    means: Units
+
+    def nearest(self, direction: Float[np.ndarray, " width"]) -> float:
+        """The average distance to the nearest known topic; infinite where there is none."""
+        if not len(self.means) or self.means.shape[1] != len(direction):
+            return math.inf
+        return float(1.0 - (self.means @ direction).max())
 
 
 def unit(vector: np.ndarray) -> Float[np.ndarray, " width"] | None:
@@ -44,8 +62,7 @@ def learn_radius(known: Mapping[str, Units], *, strays: Units, unknown: Units) -
     """
     domains = [units for units in known.values() if len(units) >= _MIN_TO_LEARN]
     if len(domains) > 1:
-        radius, strangers = separating_radius(domains)
-        return _within(radius, strangers)
+        return _separating_radius(domains)
     step = _step_radius(unknown) if len(unknown) >= _MIN_TO_LEARN else None
     return _strangers_radius(strays) if step is None else step
 
@@ -76,6 +93,28 @@ def regroup(units: Units, *, radius: float, min_size: int) -> tuple[tuple[int, .
     groups += [[row] for row in range(len(units)) if row not in members]
     joined = _join(groups, 1.0 - units @ units.T, radius=radius)
     return tuple(sorted((tuple(sorted(group)) for group in joined), key=lambda g: (-len(g), g)))
+
+
+def _separating_radius(domains: Sequence[Units]) -> float:
+    """The threshold with the fewest errors of both kinds, each kind weighing the same."""
+    means = [units.mean(axis=0) for units in domains]
+    same, other, strangers = [], [], []
+    for index, units in enumerate(domains):
+        size = len(units)
+        without_self = (units @ means[index] * size - 1.0) / (size - 1)
+        same.append(1.0 - without_self)
+        rest = np.stack([mean for place, mean in enumerate(means) if place != index])
+        apart = 1.0 - units @ rest.T
+        other.append(apart.min(axis=1))
+        strangers.append(apart.reshape(-1))
+    inside, outside = np.sort(np.concatenate(same)), np.sort(np.concatenate(other))
+    candidates = np.unique(np.concatenate([inside, outside]))
+    middles = (candidates[1:] + candidates[:-1]) / 2.0 if len(candidates) > 1 else candidates
+    missed = 1.0 - np.searchsorted(inside, middles, side="right") / len(inside)
+    swallowed = np.searchsorted(outside, middles, side="right") / len(outside)
+    errors = missed + swallowed
+    best = middles[errors <= errors.min() + 1e-12]
+    return _within(float(np.median(best)), float(np.median(np.concatenate(strangers))))
 
 
 def _strangers_radius(strays: Units) -> float:

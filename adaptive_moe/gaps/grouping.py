@@ -7,7 +7,7 @@ from typing import final
 
 import numpy as np
 
-from adaptive_moe.gaps.clusters import Units, learn_radius, nearest, regroup
+from adaptive_moe.gaps.clusters import KnownTopics, Units, learn_radius, nearest, regroup
 from adaptive_moe.gaps.ledger import GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Direction, Seen
 from adaptive_moe.gaps.states import MERGEABLE, GapState
@@ -24,8 +24,8 @@ _LABEL_TERMS = 3
 _UNNAMED = "unnamed"
 _PROGRESS = tuple(GapState)
 
-Radius = Callable[[], float | None]
-"""How wide topics are as far as the router knows now; see `clusters`."""
+Topics = Callable[[], KnownTopics | None]
+"""What the router knows of topics now."""
 
 
 @final
@@ -33,12 +33,12 @@ class Grouping:
     """The groups of one base in a ledger; calls belong inside a transaction of it."""
 
     def __init__(
-        self, ledger: GapLedger, *, base_id: str, min_size: int, radius: Radius = lambda: None
+        self, ledger: GapLedger, *, base_id: str, min_size: int, topics: Topics = lambda: None
     ) -> None:
         self._ledger = ledger
         self._base_id = base_id
         self._min_size = min_size
-        self._given = radius
+        self._topics = topics
 
     def home(self, domain: str | None, direction: Direction | None) -> GapRecord | None:
         """The gap this doubtful prompt belongs to, a new one if need be.
@@ -62,6 +62,14 @@ class Grouping:
         radius = self._radius
         found = nearest(direction, {key: _mean(gap) for key, gap in clusters.items()})
         return clusters[found[0]] if found is not None and found[1] <= radius else None
+
+    def cluster_of_confident(self, direction: Direction) -> GapRecord | None:
+        """The cluster that a confident prompt speaks against; none where its own topic is nearer.
+
+        A few of the base's confident prompts lie near any cluster, and belong elsewhere.
+        """
+        found = self.cluster_near(direction)
+        return found if found is not None and self._is_of(direction, found) else None
 
     def original_of(
         self, prompt: str, direction: Direction | None, *, gap: GapRecord
@@ -118,6 +126,7 @@ class Grouping:
             if seen.direction is not None
             and seen.direction.shape == gap.direction.shape
             and 1.0 - float(seen.direction @ gap.direction) <= radius
+            and self._is_of(seen.direction, gap)
         ]
         self._ledger.observations.move(near, gap_id=gap.id)
 
@@ -144,6 +153,13 @@ class Grouping:
         merged = self.recentre(self._ledger.save(kept))
         return merged if gap.id == keeper.id or gap.state in MERGEABLE else gap
 
+    def _is_of(self, direction: Direction, gap: GapRecord) -> bool:
+        """Whether no known topic is nearer than this cluster."""
+        topics = self._topics()
+        if topics is None:
+            return True
+        return 1.0 - float(_mean(gap) @ direction) <= topics.nearest(direction)
+
     def _of_domain(self, domain: str) -> GapRecord | None:
         gaps = self._ledger.gaps(self._base_id)
         by_expert = [gap for gap in gaps if gap.expert == domain]
@@ -167,9 +183,8 @@ class Grouping:
         width = len(_directions(found)[0])
         loose = [seen for seen in reversed(found) if len(_directions([seen])[0]) == width]
         units = np.stack(_directions(loose))
-        radius = self._given()
-        if radius is None:
-            radius = self._learn_radius(units)
+        topics = self._topics()
+        radius = self._learn_radius(units) if topics is None else topics.radius
         _, count = self._ledger.clustering(self._base_id)
         self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
         groups = regroup(units, radius=radius, min_size=self._min_size)
@@ -193,8 +208,8 @@ class Grouping:
     @property
     def _radius(self) -> float:
         """The largest average distance within a topic: as the router knows it, else as learned."""
-        given = self._given()
-        return self._ledger.clustering(self._base_id)[0] if given is None else given
+        topics = self._topics()
+        return self._ledger.clustering(self._base_id)[0] if topics is None else topics.radius
 
     def _settle(self, groups: Iterable[Sequence[Seen]]) -> None:
         """Give every group the gap most of its prompts are in already, or a new one."""

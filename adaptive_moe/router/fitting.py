@@ -1,5 +1,6 @@
 """Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -7,8 +8,6 @@ import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.errors import RouterError
-from adaptive_moe.measures.sampling import evenly
-from adaptive_moe.measures.separation import separating_radius
 from adaptive_moe.router.domains import Domain, cluster_centres, fit_domain, topic_columns
 from adaptive_moe.router.estimator import (
     Estimator,
@@ -32,6 +31,7 @@ from adaptive_moe.router.model import (
     with_remoteness,
 )
 from adaptive_moe.router.scores import mean_entropy
+from adaptive_moe.router.topics import Topics, fit_topics
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 
 FEWEST_LABELS = 60
@@ -43,7 +43,6 @@ _SUPPORT_QUANTILE = 0.95
 _FEWEST_IN_DOMAIN = 8
 _LEAST_KNOWN = 0.15
 _SUPPORT_CENTROIDS = 16
-_MOST_COMPARED = 300  # rows of a domain, whose distances tell how wide domains are
 _KINDS: Mapping[Target, tuple[str, str]] = {
     "answers": ("right", "wrong"),
     "agreement": ("with agreement", "without"),
@@ -91,12 +90,13 @@ def fit_model(
         training = tuple(rows)
         check_apart(training, calibration)
         check_labels(calibration)
+    known = _known_domains(rows, whitening, seed)
     return RouterModel(
         base_id=base_id,
         numerics=numerics,
         whitening=whitening,
         background=fit_domain("background", states, whitening, seed=seed),
-        known_domains=_known_domains(rows, whitening, seed),
+        known_domains=known,
         reference=Reference.of(
             {
                 PREFILL_DEFAULT: [row.evidence.scores[PREFILL_DEFAULT] for row in rows],
@@ -104,7 +104,7 @@ def fit_model(
             }
         ),
         learned=replace(_learn(rows, training, calibration, whitening, seed), fitted_on=fitted_on),
-        topic_radius=_topic_radius(rows, whitening),
+        topics=_topics(rows, known, whitening),
     )
 
 
@@ -270,16 +270,18 @@ def _support(
     return Domain(region.label, region.centroids, float(radius), whitening.digest)
 
 
-def _topic_radius(rows: Sequence[RouterRow], whitening: Whitening) -> float | None:
-    """From every domain of at least 8 rows, known to the base or not; None of fewer than two."""
-    domains = []
-    for label in sorted({row.domain for row in rows if row.domain is not None}):
-        members = evenly([row for row in rows if row.domain == label], _MOST_COMPARED)
-        points = whitening.apply(np.stack([row.evidence.states for row in members]))
-        lengths = np.linalg.norm(points, axis=1, keepdims=True)
-        if len(members) >= _FEWEST_IN_DOMAIN and lengths.all():
-            domains.append(points / lengths)
-    return separating_radius(domains)[0] if len(domains) > 1 else None
+def _topics(
+    rows: Sequence[RouterRow], known: Sequence[Domain], whitening: Whitening
+) -> Topics | None:
+    states: dict[str, list[np.ndarray]] = defaultdict(list)
+    for row in rows:
+        if row.domain is not None:
+            states[row.domain].append(row.evidence.states)
+    return fit_topics(
+        {label: np.stack(each) for label, each in sorted(states.items())},
+        known=[domain.label for domain in known],
+        whitening=whitening,
+    )
 
 
 def _known_domains(

@@ -14,6 +14,7 @@ from adaptive_moe.router.estimator import Estimator
 from adaptive_moe.router.evidence import Evidence
 from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.scores import SCORES, answer_scores
+from adaptive_moe.router.topics import Topics
 from adaptive_moe.router.whitening import Whitening
 
 PREFILL_DEFAULT = "first_token_entropy"
@@ -97,8 +98,7 @@ class Learned:
 class RouterModel:
     """A router without its settings; bound to one base and the numerics it was run in.
 
-    `topic_radius` is the average distance, 1 - cosine of whitened states, that best tells prompts
-    of one labelled domain from those of another; None where too few domains were labelled.
+    `topics` is None where too few domains were labelled.
     """
 
     base_id: str
@@ -108,7 +108,7 @@ class RouterModel:
     known_domains: tuple[Domain, ...]
     reference: Reference
     learned: Learned | None
-    topic_radius: float | None = None
+    topics: Topics | None = None
 
     def remoteness(self, states: Float[np.ndarray, "item state"]) -> Float[np.ndarray, " item"]:
         """`remoteness_from` the training prompts; untrained, from the base's background prompts."""
