@@ -7,7 +7,14 @@ from typing import final
 
 import numpy as np
 
-from adaptive_moe.gaps.clusters import KnownTopics, Units, learn_radius, nearest, regroup
+from adaptive_moe.gaps.clusters import (
+    KnownTopics,
+    Units,
+    learn_radius,
+    nearest,
+    part_strays,
+    regroup,
+)
 from adaptive_moe.gaps.ledger import GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Direction, Seen
 from adaptive_moe.gaps.states import MERGEABLE, GapState
@@ -17,8 +24,8 @@ _SAME_COSINE = 0.97
 _EQUAL_COSINE = 0.9
 _COMPARED = 256  # newest prompts of a gap that a new one is compared with
 _REGROUPED = 300  # newest unassigned prompts that are grouped anew
-_EARLY_REGROUPS = frozenset({5, 8, 12, 16, 20, 25, 32, 40})
-_REGROUP_EVERY = 50
+_EARLY_REGROUPS = frozenset({5, 8, 12, 16, 25, 35})
+_REGROUP_EVERY = 10
 _LABELLED_PROMPTS = 1000  # newest prompts that labels are made from
 _LABEL_TERMS = 3
 _UNNAMED = "unnamed"
@@ -158,7 +165,7 @@ class Grouping:
         topics = self._topics()
         if topics is None:
             return True
-        return 1.0 - float(_mean(gap) @ direction) <= topics.nearest(direction)
+        return 1.0 - float(_mean(gap) @ direction) <= topics.nearest(direction)[1]
 
     def _of_domain(self, domain: str) -> GapRecord | None:
         gaps = self._ledger.gaps(self._base_id)
@@ -188,6 +195,8 @@ class Grouping:
         _, count = self._ledger.clustering(self._base_id)
         self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
         groups = regroup(units, radius=radius, min_size=self._min_size)
+        if topics is not None:
+            groups = part_strays(groups, units, topics)
         self._settle([[loose[row] for row in group] for group in groups])
 
     def _learn_radius(self, units: Units) -> float:
