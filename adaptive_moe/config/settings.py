@@ -143,7 +143,11 @@ class RouterSettings(Section):
 class CacheSettings(Section):
     """Bounds on the memory that experts take."""
 
-    device_bytes: int = Field(64 * MIB, ge=MIB, description="bytes of the LoRA bank on the device")
+    device_bytes: int = Field(
+        64 * MIB,
+        ge=MIB,
+        description="bytes of the LoRA bank on the device; compiled steps may copy as many again",
+    )
     device_experts: PositiveInt = Field(32, description="experts on the device at once")
     host_bytes: int = Field(256 * MIB, ge=0, description="bytes of experts kept in RAM")
     prompt_bytes: int = Field(

@@ -15,6 +15,8 @@ variant's seconds over its reference's in the same round, with its distribution-
 A variant stops when its interval lies within +-.01 (not before ten rounds); if rounds end sooner
 and the interval holds what was to be reached, the figure is undecided. Seconds of answers are
 CPU seconds of the process over its threads, on CUDA wall seconds; milliseconds are wall time.
+A run is contended when other processes kept 0.3 processors busy meanwhile; the load average
+before it, which lags by minutes, is told but judges only where that cannot be known.
 Answers are greedy and of full length, attribution is off where it is not what is measured. Peers
 answer the same prompts with the same experts in the same rounds; ten rounds do for them."""
 

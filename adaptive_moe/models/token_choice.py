@@ -50,6 +50,8 @@ _UNSUPPORTED: Mapping[str, tuple[str, tuple[object, ...]]] = {
     "speculation_type": (_ASSISTED, ()),
     "guidance_scale": ("it needs a second pass for every token, without the prompt", (1.0,)),
     "watermarking_config": ("answers carry no watermark", ()),
+    "bos_token_id": ("prompts begin as the chat template says", ()),
+    "disable_compile": ("base.compile says what is compiled", (False,)),
     "forced_eos_token_id": ("an answer that reaches its limit is cut there as it is", ()),
     "num_return_sequences": ("every row of a batch has one answer", (1,)),
     "token_healing": ("it rewrites the end of the prompt, which is the chat format's", (False,)),

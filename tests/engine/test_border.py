@@ -121,6 +121,8 @@ def test_a_generation_setting_that_cannot_be_followed_is_named(moe, settings):
         ({"sequence_bias": {(3, -1): 2.0}}, r"sequence_bias.*=-1.*equal to 0"),
         ({"guidance_scale": 2.0}, r"guidance_scale=2\.0.*second pass"),
         ({"num_beams": 4}, r"num_beams=4.*beam search"),
+        ({"disable_compile": True}, r"disable_compile=True.*base\.compile"),
+        ({"bos_token_id": 1}, r"bos_token_id=1.*chat template"),
         ({"prompt_lookup_num_tokens": 3}, r"prompt_lookup_num_tokens=3.*assisted"),
         ({"use_cache": False}, r"use_cache=False.*cache"),
     ],

@@ -1,4 +1,4 @@
-"""A compiled pass gives what an eager one gives, and is compiled once, whoever the experts are."""
+"""A compiled pass gives what an eager one gives, and serves all experts of one padded rank."""
 
 import pytest
 import torch
