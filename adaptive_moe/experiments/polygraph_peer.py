@@ -2,7 +2,7 @@
 
 `python polygraph_peer.py MODEL_FOLDER QUESTIONS.json SCORES.json`. The questions are lists of token
 ids; they are answered by transformers' own `generate`, one at a time, and every estimator is given
-the statistics that lm-polygraph defines for it. Nothing of this project is imported.
+the statistics that lm-polygraph defines for it, from float32 logits in double precision. Nothing of this project is imported.
 """
 
 import json
@@ -49,7 +49,7 @@ def _answer(model: Any, ids: list[int]) -> dict[str, object]:  # noqa: ANN401 - 
         output_logits=True,
     )
     tokens = output.sequences[0, len(ids) :].tolist()
-    log_probs = torch.stack(output.logits, dim=1)[0].float().log_softmax(dim=-1).numpy()
+    log_probs = torch.stack(output.logits, dim=1)[0].double().log_softmax(dim=-1).numpy()
     stats = {
         "greedy_tokens": [tokens],
         "greedy_log_probs": [log_probs],

@@ -136,7 +136,7 @@ def _consume(
     log_vocab = math.log(logits.shape[-1])
     return torch.stack(
         [
-            chosen - log_sum_exp,
+            (chosen - highest) - log_total,  # rounds by what is left, not by the logits' size
             log_total - energy / total,
             (1.0 - runner_up) / total,
             1.0 / total,
