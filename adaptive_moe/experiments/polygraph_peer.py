@@ -2,7 +2,8 @@
 
 `python polygraph_peer.py MODEL_FOLDER QUESTIONS.json SCORES.json`. The questions are lists of token
 ids; they are answered by transformers' own `generate`, one at a time, and every estimator is given
-the statistics that lm-polygraph defines for it, from float32 logits in double precision. Nothing of this project is imported.
+the statistics that lm-polygraph defines for it, from float32 logits in double precision. Nothing of
+this project is imported.
 """
 
 import json
