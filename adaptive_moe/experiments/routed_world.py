@@ -12,7 +12,7 @@ from adaptive_moe.engine.events import Answer
 from adaptive_moe.engine.grading import BaseGrader
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.runtime import AdaptiveMoE
-from adaptive_moe.engine.shelf import DOMAIN_FILE
+from adaptive_moe.engine.shelf import DOMAIN_FILE, Expert
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.experiments.figures import Figure, Findings
 from adaptive_moe.experiments.known_world import KnownWorld
@@ -61,7 +61,11 @@ def run(plan: Plan, tell: Tell) -> Findings:
             if not outcome.is_live:
                 raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
         tell(f"answering {len(questions):,} questions")
-        found = [*_systems(moe, world, questions), *_domains(moe, world, questions)]
+        automatic = _answers(moe, questions, "auto")
+        found = [
+            *_systems(moe, world, questions, automatic),
+            *_domains(moe, world, questions, [_chooser(answer) for answer in automatic]),
+        ]
     return Findings(tuple(found), {})
 
 
@@ -83,13 +87,14 @@ def _mixed(world: KnownWorld) -> list[Mixed]:
     return mixed
 
 
-def _systems(moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed]) -> Iterator[Figure]:
+def _systems(
+    moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed], automatic: Sequence[Answer]
+) -> Iterator[Figure]:
     """Every way of choosing, over the answers that each choice would give."""
     right: dict[str, list[bool]] = {BASE: _right(questions, _answers(moe, questions, None))}
     for name in moe.experts:
         right[name] = _right(questions, _answers(moe, questions, [name]))
     oracle = sum(right[each.owner][place] for place, each in enumerate(questions))
-    automatic = _answers(moe, questions, "auto")
     routed = sum(_right(questions, automatic))
     chosen = [_chooser(answer) for answer in automatic]
     same = sum(name == each.owner for name, each in zip(chosen, questions, strict=True))
@@ -124,34 +129,38 @@ def _peers(moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed]) -> d
     }
 
 
-def _domains(moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed]) -> Iterator[Figure]:
-    """Of every question, among the base's domains and the experts'."""
+def _domains(
+    moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed], chosen: Sequence[str]
+) -> Iterator[Figure]:
+    """Of every question: what routing makes of it, and what its place alone would."""
     router = moe.router.current
-    index = _index(moe, router)
-    matches = [index.assign(each.state) for each in questions]
     wanted = [each.domain for each in questions]
+    own = _index(router, {})
+    base = [own.assign(each.state).ranking[0][0] for each in questions]
+    routed = [name or nearest for name, nearest in zip(chosen, base, strict=True)]
+    everything = _index(router, moe.experts)
+    matches = [everything.assign(each.state) for each in questions]
     nearest = [match.ranking[0][0] for match in matches]
-    hits = sum(name == domain for name, domain in zip(nearest, wanted, strict=True))
-    share = clopper_pearson(hits, len(wanted))
-    note = f"{hits} of {len(wanted)} questions, {len(set(wanted))} domains"
-    yield _figure(
-        "domain", "nearest domain", share.mean, 0.95, low=share.low, high=share.high, note=note
-    )
-    inside = sum(match.label == domain for match, domain in zip(matches, wanted, strict=True))
-    none = sum(match.label is None for match in matches)
-    note = f"{none} lie in no domain"
-    yield _figure("domain", "nearest that contains it", inside / len(wanted), note=note)
-    peer = _domain_means(moe, world, router)
+    share = clopper_pearson(_hits(routed, wanted), len(wanted))
+    note = f"{_hits(routed, wanted)} of {len(wanted)} questions, {len(set(wanted))} domains"
+    title = "the expert that answers, else the base's nearest domain"
+    yield _figure("domain", title, share.mean, 0.95, low=share.low, high=share.high, note=note)
+    yield _figure("domain", "nearest of all domains", _hits(nearest, wanted) / len(wanted))
+    means = _domain_means(moe, world, router)
     states = router.whitening.apply(np.stack([each.state for each in questions]))
-    hits = sum(name == domain for name, domain in zip(peer.choose(states), wanted, strict=True))
+    hits = _hits(means.choose(states), wanted)
     yield _figure("domain", "nearest class mean", hits / len(wanted), is_peer=True)
 
 
-def _index(moe: AdaptiveMoE, router: Router) -> DomainIndex:
+def _hits(said: Sequence[str], wanted: Sequence[str]) -> int:
+    return sum(name == domain for name, domain in zip(said, wanted, strict=True))
+
+
+def _index(router: Router, experts: Mapping[str, Expert]) -> DomainIndex:
     index = DomainIndex(router.whitening)
     for domain in router.known_domains:
         index.add(domain)
-    for name, expert in moe.experts.items():
+    for name, expert in experts.items():
         index.add(read_domain(expert.folder / DOMAIN_FILE), key=name)
     return index
 

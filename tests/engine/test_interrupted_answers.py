@@ -11,7 +11,12 @@ from tests.support.random_experts import add_expert
 
 QUESTIONS = ("What is the capital of France?", "hello", "What is the opposite of hot?")
 TWO = ("one", "two")
-SOME, MANY = 4, 150  # moments at which Ctrl-C is pressed
+SOME, MANY, TURNS = 4, 150, 40  # moments at which Ctrl-C is pressed
+TALK = [
+    {"role": "user", "content": QUESTIONS[0]},
+    {"role": "assistant", "content": "Paris"},
+    {"role": "user", "content": QUESTIONS[2]},
+]
 DEVICE_EXPERTS = 2
 
 
@@ -75,6 +80,25 @@ def test_after_ctrl_c_at_some_moments_everyone_answers_as_before(moe):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_after_ctrl_c_at_many_moments_everyone_answers_as_before(moe):
     assert press_at(moe, MANY) >= 0.9 * MANY
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("rule", ["weighted", "token", "logits"])
+def test_after_ctrl_c_in_a_conversation_it_goes_on_as_before(store, rule):
+    overrides = [f"store={store}", f"router.mixing={rule}"]
+    with AdaptiveMoE.from_settings(load_settings(overrides=overrides)) as moe:
+
+        def next_turn():
+            answer = moe.generate(TALK, experts=[*TWO], max_new_tokens=4, eos_token_id=-1)
+            return answer.text, round(answer.confidence.scores["msp"], 3)
+
+        expected = everything(moe), next_turn()
+        count = moments(next_turn)
+        for place in range(TURNS):
+            CtrlC(at=place * count // TURNS).press_during(next_turn)
+            assert (everything(moe), next_turn()) == expected
 
 
 @pytest.mark.parametrize("passes", [2, 5])
