@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import final
 
@@ -36,6 +37,7 @@ from adaptive_moe.router.fitting import split_by_source
 from adaptive_moe.router.plots import check_plots, write_plots
 from adaptive_moe.router.router import Router
 from adaptive_moe.router.thresholds import Threshold
+from adaptive_moe.router.whitening import Whitening
 
 GUARD_FILE = "guard.jsonl"
 BACKGROUND_FILE = "background.jsonl"
@@ -140,7 +142,7 @@ class RouterDesk:
             self.current,
             self._grader.rows(questions, grader=grade),
             training=self._grader.rows(learned, grader=grade),
-            fit=lambda rows: self._refit(rows, seed),
+            fit=partial(self._fit, seed=seed),
             seed=seed,
             tell=tell,
         )
@@ -166,15 +168,24 @@ class RouterDesk:
             target_risk=target_risk, coverage=coverage, error_cost=error_cost
         )
 
-    def _refit(self, rows: Sequence[RouterRow], seed: int) -> Router:
-        """A router for this base that learned from these rows and from nothing else."""
+    def _fit(
+        self,
+        rows: Sequence[RouterRow],
+        *,
+        seed: int,
+        whitening: Whitening | None = None,
+        fitted_on: FittedOn | None = None,
+    ) -> Router:
+        """A router for this base and these settings, not in service."""
         language_model = self._answerer.language_model
         return Router.fit(
             rows,
             base_id=language_model.base_id,
             numerics=language_model.numerics,
             settings=self._settings,
+            whitening=whitening,
             seed=seed,
+            fitted_on=fitted_on,
         )
 
     def _unknown(self, material: Material) -> tuple[tuple[GradedQuestion, ...], int]:
@@ -194,17 +205,8 @@ class RouterDesk:
         seed: int,
     ) -> Router:
         """A router from labelled rows, in service, and kept where it was asked for."""
-        language_model = self._answerer.language_model
         keep = self.current.whitening if len(self._answerer.shelf) else None
-        router = Router.fit(
-            rows,
-            base_id=language_model.base_id,
-            numerics=language_model.numerics,
-            settings=self._settings,
-            whitening=keep,
-            seed=seed,
-            fitted_on=fitted_on,
-        )
+        router = self._fit(rows, seed=seed, whitening=keep, fitted_on=fitted_on)
         if output is not None:
             router.save(Path(output))
             _write_guard(Path(output), dict(zip(map(id, rows), questions, strict=True)), rows, seed)

@@ -13,9 +13,10 @@ from adaptive_moe.experiments.known_world import (
     correct_of,
     draw_labels,
     expectations,
+    pocket_figure,
     probabilities,
 )
-from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.measures.calibration import auroc, expected_calibration_error
 from adaptive_moe.measures.statistics import cluster_bootstrap
 from adaptive_moe.router.evidence import RouterRow
@@ -72,8 +73,13 @@ def _after(router: Router, world: KnownWorld) -> Iterator[Figure]:
             f"{len(rows)} answers, {correct.mean():.3f} right; always saying the same is right in "
             f"{majority:.3f}"
         )
-        yield _figure(
-            "answer_right", f"accuracy, {name}", float(verdicts.mean()), accuracy, note=note
+        yield pocket_figure(
+            "answer_right",
+            f"accuracy, {name}",
+            value=float(verdicts.mean()),
+            target=accuracy,
+            at_least=True,
+            note=note,
         )
         yield _ranking("answer_right", f"AUROC, {name}", p, rows, ranking, seed=world.seed)
 
@@ -146,27 +152,28 @@ def _least_ece(p: np.ndarray, generator: np.random.Generator) -> float:
 def _told_left_out(left_out: Sequence[LeftOut], errors: Sequence[float]) -> Iterator[Figure]:
     gains = np.array([each.auroc - each.entropy_auroc for each in left_out])
     worst = left_out[int(gains.argmin())]
-    yield _figure(
+    yield pocket_figure(
         "left_out",
         f"mean of {len(left_out)} domains",
-        float(gains.mean()),
-        -0.01,
+        value=float(gains.mean()),
+        target=-0.01,
+        at_least=True,
         note=f"the router's mean AUROC is {np.mean([each.auroc for each in left_out]):.3f}",
     )
     note = f"{worst.domain}, {worst.items} answers: {worst.auroc:.3f} against entropy's "
     note += f"{worst.entropy_auroc:.3f}"
-    yield _figure("left_out", "worst domain", float(gains.min()), None, note=note)
+    yield pocket_figure("left_out", "worst domain", value=float(gains.min()), note=note)
     spread = f"{len(errors)} draws of {_LABELS} labels, standard deviation {np.std(errors):.3f}"
-    yield _figure(
-        "calibration", "in domain, mean", float(np.mean(errors)), 0.05, most=True, note=spread
+    yield pocket_figure(
+        "calibration", "in domain, mean", value=float(np.mean(errors)), target=0.05, note=spread
     )
     own = [each.ece for each in left_out]
     floor = np.mean([each.least_ece for each in left_out])
     note = f"highest {max(own):.3f}; with {min(each.items for each in left_out)} to "
     note += f"{max(each.items for each in left_out)} answers each, probabilities that were exactly "
     note += f"right would measure {floor:.3f}"
-    yield _figure(
-        "calibration", "left-out domain, mean", float(np.mean(own)), 0.1, most=True, note=note
+    yield pocket_figure(
+        "calibration", "left-out domain, mean", value=float(np.mean(own)), target=0.1, note=note
     )
 
 
@@ -178,12 +185,12 @@ def _controls(world: KnownWorld, tell: Tell) -> Iterator[Figure]:
     shuffled = [_shuffled(world.rows(split), generator) for split in ("train_router", "test")]
     p = probabilities(world.fit(shuffled[0]), shuffled[1])
     permuted = auroc(p, correct_of(shuffled[1]))
-    yield _figure("answer_right", "AUROC of a router fitted on shuffled labels", permuted, None)
+    name = "AUROC of a router fitted on shuffled labels"
+    yield pocket_figure("answer_right", name, value=permuted)
     rows = world.rows("test")
     lengths = np.array([-float(len(row.trace)) for row in rows])
-    yield _figure(
-        "answer_right", "AUROC of an answer's length alone", auroc(lengths, correct_of(rows)), None
-    )
+    value = auroc(lengths, correct_of(rows))
+    yield pocket_figure("answer_right", "AUROC of an answer's length alone", value=value)
 
 
 def _knowing_exposure(world: KnownWorld) -> Iterator[Figure]:
@@ -208,7 +215,8 @@ def _knowing_exposure(world: KnownWorld) -> Iterator[Figure]:
         ("all facts", np.ones_like(middle)),
     ):
         value = auroc(p[chosen], correct[chosen])
-        yield _figure("answer_right", f"AUROC knowing each fact's exposure, {name}", value, None)
+        title = f"AUROC knowing each fact's exposure, {name}"
+        yield pocket_figure("answer_right", title, value=value)
 
 
 def _with_exposure(asked: Sequence[Asked]) -> list[dict[str, float]]:
@@ -246,8 +254,15 @@ def _ranking(
     )
     entropy = _sureness(rows) if row == "answer_right" else _first_sureness(rows)
     note = f"plain entropy's is {auroc(entropy, correct):.3f}"
-    return _figure(
-        row, name, interval.mean, target, low=interval.low, high=interval.high, note=note
+    return pocket_figure(
+        row,
+        name,
+        value=interval.mean,
+        low=interval.low,
+        high=interval.high,
+        target=target,
+        at_least=True,
+        note=note,
     )
 
 
@@ -257,29 +272,3 @@ def _sureness(rows: Sequence[RouterRow]) -> np.ndarray:
 
 def _first_sureness(rows: Sequence[RouterRow]) -> np.ndarray:
     return np.array([-row.evidence.scores["first_token_entropy"] for row in rows])
-
-
-def _figure(
-    row: str,
-    name: str,
-    value: float,
-    target: float | None,
-    *,
-    most: bool = False,
-    low: float | None = None,
-    high: float | None = None,
-    note: str = "",
-) -> Figure:
-    """A figure of the pocket model; the target is the least value unless it is the `most`."""
-    return Figure(
-        row,
-        name,
-        POCKET,
-        value,
-        low=low,
-        high=high,
-        target=target,
-        at_least=target is not None and not most,
-        is_timed=False,
-        note=note,
-    )

@@ -16,8 +16,8 @@ import numpy as np
 from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.experiments.figures import Figure, Findings
-from adaptive_moe.experiments.known_world import Asked, KnownWorld
-from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experiments.known_world import Asked, KnownWorld, pocket_figure
+from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.experts.store import Store
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
@@ -127,11 +127,21 @@ def _told(streams: Sequence[Stream], known: Sequence[str]) -> Iterator[Figure]:
     found = [each.found_after for each in planted if each.found_after is not None]
     share = clopper_pearson(len(found), len(planted))
     note = f"{len(planted)} streams, median after {np.median(found):.0f} prompts" if found else ""
-    yield _figure("planted gaps found", share.mean, 0.9, share.low, share.high, note=note)
+    yield pocket_figure(
+        "gaps",
+        "planted gaps found",
+        value=share.mean,
+        low=share.low,
+        high=share.high,
+        target=0.9,
+        at_least=True,
+        note=note,
+    )
     for pack in sorted({each.planted for each in planted if each.planted}):
         own = [each for each in planted if each.planted == pack]
         caught = sum(each.found_after is not None for each in own)
-        yield _figure(f"of {pack}", caught / len(own), None, note=f"{caught} of {len(own)}")
+        note = f"{caught} of {len(own)}"
+        yield pocket_figure("gaps", f"of {pack}", value=caught / len(own), note=note)
     quiet = [each for each in streams if each.planted is None]
     for name, some, is_judged in (
         ("false gaps per 1,000 known prompts", quiet, True),
@@ -139,31 +149,5 @@ def _told(streams: Sequence[Stream], known: Sequence[str]) -> Iterator[Figure]:
     ):
         prompts, false = sum(each.prompts for each in some), sum(each.others for each in some)
         note = f"{false} of {prompts:,} prompts, which draw from {len(known):,} questions"
-        yield _figure(
-            name, 1000 * false / prompts, 1.0 if is_judged else None, most=True, note=note
-        )
-
-
-def _figure(
-    name: str,
-    value: float,
-    target: float | None,
-    low: float | None = None,
-    high: float | None = None,
-    *,
-    most: bool = False,
-    note: str = "",
-) -> Figure:
-    """The target is the least value unless it is the `most`."""
-    return Figure(
-        "gaps",
-        name,
-        POCKET,
-        value,
-        low=low,
-        high=high,
-        target=target,
-        at_least=target is not None and not most,
-        is_timed=False,
-        note=note,
-    )
+        limit = 1.0 if is_judged else None
+        yield pocket_figure("gaps", name, value=1000 * false / prompts, target=limit, note=note)

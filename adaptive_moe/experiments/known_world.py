@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import final
 
 import numpy as np
 
 from adaptive_moe.engine.grading import BaseGrader
 from adaptive_moe.experiments import bases
+from adaptive_moe.experiments.figures import Figure
 from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.graders import normalised
@@ -17,6 +19,9 @@ from adaptive_moe.pocket import model_path
 from adaptive_moe.pocket.asking import KnownQuestion, known_questions
 from adaptive_moe.router.evidence import RouterRow
 from adaptive_moe.router.router import Router
+
+pocket_figure = partial(Figure, model=POCKET, is_timed=False)
+"""A figure of the pocket model that is no timing; takes row, name, and the rest by name."""
 
 LEARNED_SOMETIMES = (1, 4, 16)
 """Exposures at which a fact may or may not have been learned."""

@@ -15,9 +15,9 @@ from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.engine.shelf import DOMAIN_FILE, Expert
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.experiments.figures import Figure, Findings
-from adaptive_moe.experiments.known_world import KnownWorld
+from adaptive_moe.experiments.known_world import KnownWorld, pocket_figure
 from adaptive_moe.experiments.peer_routers import BASE, NearestMean, SimilarityWeightedWins
-from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.store import Store
 from adaptive_moe.integration.sources import read_vectors
@@ -103,14 +103,16 @@ def _systems(
         f"{routed} right of {len(questions)}, of which {known} are of what the base may know; the "
         f"oracle's {oracle}; {same} answered by their owner"
     )
-    yield _figure("routed_world", "our router", routed / oracle, 0.95, note=note)
+    yield pocket_figure(
+        "routed_world", "our router", value=routed / oracle, target=0.95, at_least=True, note=note
+    )
     for title, peer in _peers(moe, world, questions).items():
         got = sum(right[name][place] for place, name in enumerate(peer))
         owners = sum(name == each.owner for name, each in zip(peer, questions, strict=True))
         note = f"{got} right; {owners} answered by their owner"
-        yield _figure("routed_world", title, got / oracle, is_peer=True, note=note)
+        yield pocket_figure("routed_world", title, value=got / oracle, is_peer=True, note=note)
     alone = sum(right[BASE])
-    yield _figure("routed_world", "the base alone", alone / oracle, is_peer=True)
+    yield pocket_figure("routed_world", "the base alone", value=alone / oracle, is_peer=True)
 
 
 def _peers(moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed]) -> dict[str, list[str]]:
@@ -144,12 +146,22 @@ def _domains(
     share = clopper_pearson(_hits(routed, wanted), len(wanted))
     note = f"{_hits(routed, wanted)} of {len(wanted)} questions, {len(set(wanted))} domains"
     title = "the expert that answers, else the base's nearest domain"
-    yield _figure("domain", title, share.mean, 0.95, low=share.low, high=share.high, note=note)
-    yield _figure("domain", "nearest of all domains", _hits(nearest, wanted) / len(wanted))
+    yield pocket_figure(
+        "domain",
+        title,
+        value=share.mean,
+        low=share.low,
+        high=share.high,
+        target=0.95,
+        at_least=True,
+        note=note,
+    )
+    hits = _hits(nearest, wanted)
+    yield pocket_figure("domain", "nearest of all domains", value=hits / len(wanted))
     means = _domain_means(moe, world, router)
     states = router.whitening.apply(np.stack([each.state for each in questions]))
     hits = _hits(means.choose(states), wanted)
-    yield _figure("domain", "nearest class mean", hits / len(wanted), is_peer=True)
+    yield pocket_figure("domain", "nearest class mean", value=hits / len(wanted), is_peer=True)
 
 
 def _hits(said: Sequence[str], wanted: Sequence[str]) -> int:
@@ -202,29 +214,3 @@ def _chooser(answer: Answer) -> str:
     """Who answered; of several the one with the largest gate."""
     experts = answer.route.experts
     return max(experts, key=lambda expert: expert.gate).name if experts else BASE
-
-
-def _figure(
-    row: str,
-    name: str,
-    value: float,
-    target: float | None = None,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    is_peer: bool = False,
-    note: str = "",
-) -> Figure:
-    return Figure(
-        row,
-        name,
-        POCKET,
-        value,
-        low=low,
-        high=high,
-        target=target,
-        at_least=target is not None,
-        is_timed=False,
-        is_peer=is_peer,
-        note=note,
-    )

@@ -11,6 +11,7 @@ from adaptive_moe.experiments.known_world import (
     KnownWorld,
     correct_of,
     draw_labels,
+    pocket_figure,
     probabilities,
 )
 from adaptive_moe.experiments.plan import POCKET, Plan, Tell
@@ -82,7 +83,14 @@ def _told(draws: list[Draw], risk: float) -> Iterator[Figure]:
     certified = [draw for draw in draws if draw.certified]
     share = len(certified) / len(draws)
     is_owed = risk >= _CERTIFIED_FROM
-    yield _figure(f"certified at {risk:g}", share, 0.95 if is_owed else None, unit="of the draws")
+    yield pocket_figure(
+        "stated_risk",
+        f"certified at {risk:g}",
+        value=share,
+        unit="of the draws",
+        target=0.95 if is_owed else None,
+        at_least=True,
+    )
     if not certified:
         reason = "no draw was certified"
         yield Figure.failed("stated_risk", f"honoured at {risk:g}", POCKET, reason)
@@ -91,27 +99,23 @@ def _told(draws: list[Draw], risk: float) -> Iterator[Figure]:
     note = f"{len(certified)} certified draws, mean risk {risks.mean():.3f}, largest "
     note += f"{risks.max():.3f}"
     honoured = float((risks <= risk).mean())
-    yield _figure(f"honoured at {risk:g}", honoured, 0.9, unit="of the certified", note=note)
+    yield pocket_figure(
+        "stated_risk",
+        f"honoured at {risk:g}",
+        value=honoured,
+        unit="of the certified",
+        target=0.9,
+        at_least=True,
+        note=note,
+    )
     coverage = float(np.mean([draw.coverage for draw in certified]))
     oracle = float(np.mean([draw.oracle for draw in certified]))
-    yield _figure(
-        f"coverage at {risk:g}",
-        coverage / oracle,
-        0.75 if is_owed else None,
-        unit="of the oracle's",
-        note=f"{coverage:.3f} of the answers are trusted, {oracle:.3f} could be",
-    )
-
-
-def _figure(name: str, value: float, target: float | None, *, unit: str, note: str = "") -> Figure:
-    return Figure(
+    yield pocket_figure(
         "stated_risk",
-        name,
-        POCKET,
-        value,
-        unit=unit,
-        target=target,
+        f"coverage at {risk:g}",
+        value=coverage / oracle,
+        unit="of the oracle's",
+        target=0.75 if is_owed else None,
         at_least=True,
-        is_timed=False,
-        note=note,
+        note=f"{coverage:.3f} of the answers are trusted, {oracle:.3f} could be",
     )

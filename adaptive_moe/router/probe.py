@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 from jaxtyping import Float
@@ -42,8 +43,8 @@ class ScorePairs:
     """Products, squares among them, of what scores share: their leading principal components.
 
     How much one score says depends on the others, which a weight for each alone cannot tell. On the
-    pocket model's calibration facts products raise the AUROC after decoding from .899 to .910, as
-    much as kernels and boosted trees do. `axes` give components of unit variance.
+    pocket model's calibration facts products raise the AUROC after decoding from .899 to .910,
+    kernels to .909, boosted trees to .905. `axes` give components of unit variance.
     """
 
     axes: Float[np.ndarray, "score axis"]
@@ -51,7 +52,7 @@ class ScorePairs:
     def apply(self, inputs: Float[np.ndarray, "item score"]) -> Float[np.ndarray, "item pair"]:
         """The products of every two components of standardised scores."""
         along = np.clip(inputs @ self.axes, -_MOST_ALONG_AXIS, _MOST_ALONG_AXIS)
-        first, second = np.triu_indices(self.axes.shape[1])
+        first, second = _places_of_pairs(self.axes.shape[1])
         products: np.ndarray = along[:, first] * along[:, second]
         return products
 
@@ -173,6 +174,13 @@ def _candidates(
 
 def _is_large(correct: np.ndarray) -> bool:
     return len(correct) >= _FEWEST_FOR_STATES
+
+
+@cache
+def _places_of_pairs(axes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of axes once, an axis with itself included."""
+    first, second = np.triu_indices(axes)
+    return first, second
 
 
 def _with_pairs(inputs: np.ndarray, pairs: ScorePairs | None) -> np.ndarray:
