@@ -7,13 +7,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from typing import final
 
-import numpy as np
-from jaxtyping import Float
-
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.choosing import Chooser
 from adaptive_moe.engine.events import (
     Answer,
+    Answered,
     Event,
     Route,
     Routed,
@@ -47,16 +45,6 @@ from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
 from adaptive_moe.models.token_choice import check_vocabulary, numbered
 from adaptive_moe.models.token_trace import TokenTrace
 from adaptive_moe.router.router import Confidence, Evidence, RouteDecision, Router
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """A finished answer, with its prompt's state vector and the expert that nearly answered."""
-
-    answer: Answer
-    states: Float[np.ndarray, " state"]
-    runner_up: str | None = None
-
 
 _TaggedEvent = tuple[int, Event | Answered]
 
@@ -158,6 +146,12 @@ class Answerer:
         )
         for events in told:
             yield from events
+
+    def finished(self, prompts: Sequence[Prompt], request: Request) -> list[Answered]:
+        """The answers alone, in the order of their prompts; see `answer`."""
+        told = self.answer(prompts, request)
+        found = {row: event for row, event in told if isinstance(event, Answered)}
+        return [found[row] for row in range(len(prompts))]
 
     def score(self, prompt: Prompt, text: str, request: Request) -> Confidence:
         """How far a given answer can be trusted, read by whoever would answer the prompt.

@@ -178,6 +178,15 @@ class Finished:
 Event = Scored | Routed | Token | GapFound | TrainingStep | ExpertReady | Finished
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A finished answer, with its prompt's state vector and the expert that nearly answered."""
+
+    answer: Answer
+    states: Float[np.ndarray, " state"]
+    runner_up: str | None = None
+
+
 def to_json(value: object) -> JSON:
     """Dataclasses, mappings, sequences and arrays as JSON values; non-finite numbers as null."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -6,7 +6,7 @@ from typing import final
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
-from adaptive_moe.engine.answering import Answered, Answerer
+from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
@@ -81,14 +81,8 @@ class Judge:
         )
 
         def answers(batch: list[tuple[Turn, ...]]) -> list[str]:
-            finished = {
-                row: event.answer.text
-                for row, event in self._answerer.answer(
-                    [as_messages(prompt) for prompt in batch], request
-                )
-                if isinstance(event, Answered)
-            }
-            return [finished[row] for row in range(len(batch))]
+            asked = [as_messages(prompt) for prompt in batch]
+            return [each.answer.text for each in self._answerer.finished(asked, request)]
 
         return in_batches(prompts, answers, length=_characters)
 

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from typing import final
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.engine.answering import Answered
-from adaptive_moe.engine.events import Answer, GapReference
+from adaptive_moe.engine.events import Answer, Answered, GapReference
 from adaptive_moe.engine.openings import Opening
 from adaptive_moe.engine.risk_watch import RiskWatch
 from adaptive_moe.engine.routing_misses import RoutingMisses

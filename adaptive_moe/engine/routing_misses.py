@@ -6,7 +6,8 @@ from typing import final
 
 from transformers import GenerationConfig
 
-from adaptive_moe.engine.answering import Answered, Answerer
+from adaptive_moe.engine.answering import Answerer
+from adaptive_moe.engine.events import Answered
 from adaptive_moe.engine.request import Forced, Request
 
 _ANSWER_TOKENS = 32
@@ -42,9 +43,4 @@ class RoutingMisses:
             experts=experts,
             attribution=False,
         )
-        found = {
-            row: event
-            for row, event in self._answerer.answer(prompts, request)
-            if isinstance(event, Answered)
-        }
-        return [found[row] for row in range(len(prompts))]
+        return self._answerer.finished(prompts, request)

@@ -10,9 +10,9 @@ import platformdirs
 
 from adaptive_moe.config.loading import amend
 from adaptive_moe.config.settings import Settings
-from adaptive_moe.engine.answering import Answered, Answerer
+from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.border import Given, as_batch, checked_prompt, request_of
-from adaptive_moe.engine.events import Answer, Event, Finished, GapFound
+from adaptive_moe.engine.events import Answer, Answered, Event, Finished, GapFound
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
@@ -222,12 +222,7 @@ class AdaptiveMoE(Teachable):
         given = Given(experts, attribution, seed)
         request = request_of(generation, self.settings.generation, given)
         prompts = [each for each in prompts for _ in range(request.samples)]
-        found = {
-            row: event
-            for row, event in self._answerer.answer(prompts, request)
-            if isinstance(event, Answered)
-        }
-        answered = [found[row] for row in range(len(prompts))]
+        answered = self._answerer.finished(prompts, request)
         answers = [answer for answer, _ in self._watched(answered, prompts)]
         return answers[0] if is_single and request.samples == 1 else answers
 
