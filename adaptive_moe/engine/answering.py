@@ -250,7 +250,11 @@ class Answerer:
             yield from self._decode_group(take_rows(reading.filled, places), group, request)
         for place, row in enumerate(rows):
             answer = self._finish(reading.filled, place, row, request)
-            yield row.index, Answered(answer, row.evidence.states, row.decision.runner_up)
+            decision = row.decision
+            yield (
+                row.index,
+                Answered(answer, row.evidence.states, decision.runner_up, decision.topic),
+            )
             self._chooser.prefetch(row.decision)
 
     def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:

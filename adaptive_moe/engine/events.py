@@ -180,11 +180,12 @@ Event = Scored | Routed | Token | GapFound | TrainingStep | ExpertReady | Finish
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """A finished answer, with its prompt's state vector and the expert that nearly answered."""
+    """A finished answer with its prompt's state vector and topic; who nearly gave it."""
 
     answer: Answer
     states: Float[np.ndarray, " state"]
     runner_up: str | None = None
+    topic: str | None = None
 
 
 def to_json(value: object) -> JSON:

@@ -15,7 +15,7 @@ from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.gaps.detector import GapDetector
-from adaptive_moe.gaps.evidence import Observation
+from adaptive_moe.gaps.evidence import Observation, is_worth_checking
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.models.language_model import LanguageModel, Prompt
@@ -121,10 +121,10 @@ class GapWatch:
         return [consistency(group) for group in groups]
 
     def _note(self, answered: Sequence[Answered], prompts: Sequence[str]) -> list[Noticed]:
-        """Write the answers down, and check the gaps that they make suspected.
+        """Write the answers down, and check the gaps that they may be evidence of.
 
-        A gap that becomes suspected is checked on the spot: the base answers its prompts again
-        several times, and answers that contradict each other count as failures.
+        That happens on the spot: the base answers a gap's prompts again several times, and answers
+        that contradict each other count as failures.
         """
         certificate = self._risk.certificate
         with self._detector.together():
@@ -134,8 +134,7 @@ class GapWatch:
             ]
         self._risk.answered(len(observed))
         gaps = {each.gap.id: each.gap for each in observed if each.gap is not None}
-        suspected = [gap for gap in gaps.values() if gap.state is GapState.SUSPECTED]
-        checked = {gap.id: self.check(gap.id) for gap in suspected}
+        checked = {gap.id: self.check(gap.id) for gap in gaps.values() if self._wants_check(gap)}
         noticed = []
         for each, entry in zip(answered, observed, strict=True):
             answer, gap = replace(each.answer, observation=entry.reference), entry.gap
@@ -148,10 +147,15 @@ class GapWatch:
             noticed.append(Noticed(answer, gap, entry.changed or later is not None))
         return noticed
 
+    def _wants_check(self, gap: Gap) -> bool:
+        if gap.state is GapState.OBSERVED:
+            return is_worth_checking(gap.figures, self._settings)
+        return gap.state is GapState.SUSPECTED
+
     def _observation(self, answered: Answered, prompt: str, certificate: str | None) -> Observation:
         """An answer as evidence.
 
-        Prompts that no expert took are grouped by where they lie, whatever domain is nearest. The
+        Prompts that no expert took are grouped by where they lie within their topic. The
         certificate is about answers of the base; to the records of experts count those that
         routing asked for, as a caller may force one on any prompt.
         """
@@ -164,6 +168,7 @@ class GapWatch:
             p_correct=answer.confidence.p_correct,
             low_confidence=answer.low_confidence,
             domain=None if is_base else route.domain,
+            topic=answered.topic,
             vector=point,
             session=self._session,
             served_by=tuple(expert.name for expert in route.experts),

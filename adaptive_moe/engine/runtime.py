@@ -32,7 +32,6 @@ from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
 from adaptive_moe.experts.place import default_store_path
 from adaptive_moe.experts.provenance import Base, check_base
 from adaptive_moe.experts.store import ExpertRecord, Store
-from adaptive_moe.gaps.clusters import KnownTopics
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.models.compiled import compiled_steps
@@ -98,7 +97,7 @@ class AdaptiveMoE(Teachable):
             self._ledger,
             settings.gaps,
             base_id=language_model.base_id,
-            topics=self._topics,
+            radius=self._topic_radius,
         )
         self._risk = RiskWatch(self._ledger, self._answerer)
         self._watch = GapWatch(
@@ -325,10 +324,10 @@ class AdaptiveMoE(Teachable):
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
 
-    def _topics(self) -> KnownTopics | None:
-        """What the router in service knows of topics, for grouping what it does not know."""
+    def _topic_radius(self) -> float | None:
+        """How wide topics are, as far as the router in service knows."""
         found = self._answerer.router.model.topics
-        return None if found is None else KnownTopics(found.radius, found.means)
+        return None if found is None else found.radius
 
     def _watched(
         self, answered: Sequence[Answered], prompts: Sequence[Prompt]

@@ -64,7 +64,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
         automatic = _answers(moe, questions, "auto")
         found = [
             *_systems(moe, world, questions, automatic),
-            *_domains(moe, world, questions, [_chooser(answer) for answer in automatic]),
+            *_domains(moe, world, questions, automatic),
         ]
     return Findings(tuple(found), {})
 
@@ -132,20 +132,21 @@ def _peers(moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed]) -> d
 
 
 def _domains(
-    moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed], chosen: Sequence[str]
+    moe: AdaptiveMoE, world: KnownWorld, questions: Sequence[Mixed], answers: Sequence[Answer]
 ) -> Iterator[Figure]:
-    """Of every question: what routing makes of it, and what its place alone would."""
+    """Of every question: what routing says it is about, and what its place alone would."""
     router = moe.router.current
     wanted = [each.domain for each in questions]
-    own = _index(router, {})
-    base = [own.assign(each.state).ranking[0][0] for each in questions]
-    routed = [name or nearest for name, nearest in zip(chosen, base, strict=True)]
+    routed = [_chooser(answer) or answer.route.domain or "" for answer in answers]
     everything = _index(router, moe.experts)
     matches = [everything.assign(each.state) for each in questions]
     nearest = [match.ranking[0][0] for match in matches]
     share = clopper_pearson(_hits(routed, wanted), len(wanted))
-    note = f"{_hits(routed, wanted)} of {len(wanted)} questions, {len(set(wanted))} domains"
-    title = "the expert that answers, else the base's nearest domain"
+    note = (
+        f"{_hits(routed, wanted)} of {len(wanted)} questions, {len(set(wanted))} domains; "
+        f"{routed.count('')} are said to be of none"
+    )
+    title = "the expert that answers, else the topic"
     yield pocket_figure(
         "domain",
         title,

@@ -5,9 +5,7 @@ and the distance of a prompt to a group is the mean of those to its members, so 
 the radius, says for groups of any size what belongs together.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float
@@ -21,27 +19,7 @@ _STRANGERS = 1.0
 _STRANGERS_DEVIATION = 0.15
 _MIXED = 0.7
 _MIN_TO_LEARN = 5
-_CLEARLY = 0.1  # the mean of a few prompts is an unsure place
 _MIN_DENSITY = 20  # density estimates on fewer vectors are noise
-
-
-@dataclass(frozen=True, slots=True)
-class KnownTopics:
-    """What is known of topics beforehand: how wide they are, and where those of the base lie.
-
-    `radius` is the average distance within which prompts of one topic lie, `means` [topic width]
-    are the mean directions of the base's own topics, not rescaled.
-    """
-
-    radius: float
-    means: Units
-
-    def nearest(self, direction: Float[np.ndarray, " width"]) -> tuple[int, float]:
-        """The nearest known topic and the average distance to it; infinite where there is none."""
-        if not len(self.means) or self.means.shape[1] != len(direction):
-            return -1, math.inf
-        closeness = self.means @ direction
-        return int(closeness.argmax()), float(1.0 - closeness.max())
 
 
 def unit(vector: np.ndarray) -> Float[np.ndarray, " width"] | None:
@@ -95,31 +73,6 @@ def regroup(units: Units, *, radius: float, min_size: int) -> tuple[tuple[int, .
     groups += [[row] for row in range(len(units)) if row not in members]
     joined = _join(groups, 1.0 - units @ units.T, radius=radius)
     return tuple(sorted((tuple(sorted(group)) for group in joined), key=lambda g: (-len(g), g)))
-
-
-def part_strays(
-    groups: Sequence[Sequence[int]], units: Units, topics: KnownTopics
-) -> tuple[tuple[int, ...], ...]:
-    """The groups without those members that lie clearly nearer to a known topic than to the others.
-
-    Such members are grouped by that topic. Groups of fewer than five are left as they are.
-    """
-    kept: list[tuple[int, ...]] = []
-    strays: dict[int, list[int]] = {}
-    for group in groups:
-        rest = []
-        total = units[list(group)].sum(axis=0)
-        for row in group:
-            topic, distance = topics.nearest(units[row])
-            others = (total - units[row]) / max(len(group) - 1, 1)
-            own = 1.0 - float(others @ units[row])
-            if len(group) >= _MIN_TO_LEARN and distance < own - _CLEARLY:
-                strays.setdefault(topic, []).append(row)
-            else:
-                rest.append(row)
-        kept.append(tuple(rest))
-    parted = [*kept, *(tuple(each) for each in strays.values())]
-    return tuple(sorted((group for group in parted if group), key=lambda g: (-len(g), g)))
 
 
 def _separating_radius(domains: Sequence[Units]) -> float:

@@ -13,7 +13,7 @@ from adaptive_moe.gaps.clusters import unit
 from adaptive_moe.gaps.evidence import Cause, Observation, Origin
 from adaptive_moe.gaps.explanation import explain
 from adaptive_moe.gaps.file import Clock
-from adaptive_moe.gaps.grouping import Grouping, Topics
+from adaptive_moe.gaps.grouping import Grouping, Radius
 from adaptive_moe.gaps.ledger import Gap, GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Seen
 from adaptive_moe.gaps.progress import Progress
@@ -43,8 +43,8 @@ class Noticed:
 class GapDetector:
     """The gaps of one base in a ledger that others may share, in other threads and processes.
 
-    Nothing is kept outside the ledger. `base_id` keeps the gaps of different bases apart. `topics`
-    tells what is known of topics beforehand; without it the ledger learns from its prompts.
+    Nothing is kept outside the ledger. `base_id` keeps the gaps of different bases apart. `radius`
+    tells how wide topics are; where it does not know, the ledger learns from its prompts.
     """
 
     def __init__(
@@ -54,14 +54,14 @@ class GapDetector:
         *,
         clock: Clock | None = None,
         base_id: str = "",
-        topics: Topics = lambda: None,
+        radius: Radius = lambda: None,
     ) -> None:
         self._ledger = ledger
         self._settings = settings
         self._clock = clock or ledger.clock
         self._base_id = base_id
         self._grouping = Grouping(
-            ledger, base_id=base_id, min_size=settings.suspect_prompts, topics=topics
+            ledger, base_id=base_id, min_size=settings.suspect_prompts, radius=radius
         )
         self._progress = Progress(ledger, settings, grouping=self._grouping, base_id=base_id)
 
@@ -222,7 +222,7 @@ class GapDetector:
         direction = unit(observation.vector)
         cluster: GapRecord | None = None
         if observation.domain is None and direction is not None and excluded is None:
-            cluster = self._grouping.cluster_of_confident(direction)
+            cluster = self._grouping.cluster_near(direction, topic=observation.topic)
         observation_id = self._ledger.observations.add(
             observation,
             base_id=self._base_id,
@@ -236,7 +236,7 @@ class GapDetector:
 
     def _note_doubtful(self, observation: Observation) -> Noticed:
         direction = unit(observation.vector)
-        record = self._grouping.home(observation.domain, direction)
+        record = self._grouping.home(observation.domain, direction, topic=observation.topic)
         before = None if record is None else record.state
         original: int | None = None
         if record is not None:
@@ -277,7 +277,7 @@ class GapDetector:
             return None if seen.gap_id is None else self._record(seen.gap_id)
         if correct:
             return None
-        record = self._grouping.home(seen.domain, seen.direction)
+        record = self._grouping.home(seen.domain, seen.direction, topic=seen.topic)
         if record is None:
             return None
         self._ledger.observations.move([seen.id], gap_id=record.id)

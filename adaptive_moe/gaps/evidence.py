@@ -20,7 +20,7 @@ from adaptive_moe.measures.sequential import Count, e_value
 Origin = Literal["grade", "feedback", "consistency"]
 Cause = Literal["routing_miss", "ambiguous", "format_failure"]
 
-# e-value on soft failures from which answers are worth checking: one harmless domain in five.
+# e-value on soft failures from which a gap is suspected: one harmless domain in five.
 SUSPICION = 5.0
 _CONFIDENCE = 0.95
 
@@ -44,7 +44,8 @@ class Observation:
     which experts gave the answer, where routing chose them.
     `certificate` names the promise under which the base gave it, None without one, and `remoteness`
     is the prompt's distance from those the router learned from, 1 at their edge. `excluded` says
-    why it is no evidence, whatever the confidence.
+    why it is no evidence, whatever the confidence. `topic` is the prompt's among those that the
+    router knows, None for another; prompts of different topics never share a cluster.
     """
 
     prompt: str
@@ -59,6 +60,7 @@ class Observation:
     certificate: str | None = None
     remoteness: float | None = None
     excluded: Cause | None = None
+    topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,8 +178,14 @@ def is_refuted(figures: Figures, settings: GapSettings) -> bool:
     return known and figures.upper_bound < settings.failure_bound
 
 
+def is_worth_checking(figures: Figures, settings: GapSettings) -> bool:
+    """Whether low confidence does not speak against a gap, so that answers are worth checking."""
+    enough = figures.distinct >= settings.suspect_prompts and figures.suspicion >= 1.0
+    return enough and not is_refuted(figures, settings)
+
+
 def is_suspicious(figures: Figures, settings: GapSettings) -> bool:
-    """Whether it is worth checking answers; low confidence alone can say so."""
+    """Whether there may be a gap; low confidence alone can say so."""
     enough = figures.distinct >= settings.suspect_prompts and figures.suspicion >= SUSPICION
     return enough and not is_refuted(figures, settings)
 

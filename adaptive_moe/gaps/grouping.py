@@ -7,21 +7,14 @@ from typing import final
 
 import numpy as np
 
-from adaptive_moe.gaps.clusters import (
-    KnownTopics,
-    Units,
-    learn_radius,
-    nearest,
-    part_strays,
-    regroup,
-)
+from adaptive_moe.gaps.clusters import Units, learn_radius, nearest, regroup
 from adaptive_moe.gaps.ledger import GapLedger, GapRecord
 from adaptive_moe.gaps.observations import Direction, Seen
 from adaptive_moe.gaps.states import MERGEABLE, GapState
 from adaptive_moe.gaps.terms import asks_the_same, prompt_hash, telling_terms
 
 _SAME_COSINE = 0.97
-_EQUAL_COSINE = 0.9
+_SAME_WAY = 0.9
 _COMPARED = 256  # newest prompts of a gap that a new one is compared with
 _REGROUPED = 300  # newest unassigned prompts that are grouped anew
 _EARLY_REGROUPS = frozenset({5, 8, 12, 16, 25, 35})
@@ -31,8 +24,8 @@ _LABEL_TERMS = 3
 _UNNAMED = "unnamed"
 _PROGRESS = tuple(GapState)
 
-Topics = Callable[[], KnownTopics | None]
-"""What the router knows of topics now."""
+Radius = Callable[[], float | None]
+"""The average distance within a topic, as far as the router knows it now."""
 
 
 @final
@@ -40,43 +33,39 @@ class Grouping:
     """The groups of one base in a ledger; calls belong inside a transaction of it."""
 
     def __init__(
-        self, ledger: GapLedger, *, base_id: str, min_size: int, topics: Topics = lambda: None
+        self, ledger: GapLedger, *, base_id: str, min_size: int, radius: Radius = lambda: None
     ) -> None:
         self._ledger = ledger
         self._base_id = base_id
         self._min_size = min_size
-        self._topics = topics
+        self._known_radius = radius
 
-    def home(self, domain: str | None, direction: Direction | None) -> GapRecord | None:
+    def home(
+        self, domain: str | None, direction: Direction | None, *, topic: str | None
+    ) -> GapRecord | None:
         """The gap this doubtful prompt belongs to, a new one if need be.
 
-        Prompts of a domain or expert share its gap; others join the nearest cluster within the
-        learned radius. None for a prompt without both domain and direction.
+        Prompts of a domain or expert share its gap; others join the nearest cluster of their topic
+        within the radius. None for a prompt without both domain and direction.
         """
         if domain is not None:
             found = self._of_domain(domain)
         elif direction is None:
             return None
         else:
-            found = self.cluster_near(direction)
+            found = self.cluster_near(direction, topic=topic)
         if found is not None:
             return found
-        return self._ledger.open_gap(self._base_id, domain=domain, label=domain or _UNNAMED)
+        return self._ledger.open_gap(
+            self._base_id, domain=domain, topic=topic, label=domain or _UNNAMED
+        )
 
-    def cluster_near(self, direction: Direction) -> GapRecord | None:
-        """The nearest cluster of unassigned prompts whose radius this direction is within."""
-        clusters = {gap.id: gap for gap in self._clusters(len(direction))}
+    def cluster_near(self, direction: Direction, *, topic: str | None) -> GapRecord | None:
+        """The nearest cluster of a topic's unassigned prompts that this direction lies within."""
+        clusters = {gap.id: gap for gap in self._clusters(len(direction), topic)}
         radius = self._radius
         found = nearest(direction, {key: _mean(gap) for key, gap in clusters.items()})
         return clusters[found[0]] if found is not None and found[1] <= radius else None
-
-    def cluster_of_confident(self, direction: Direction) -> GapRecord | None:
-        """The cluster that a confident prompt speaks against; none where its own topic is nearer.
-
-        A few of the base's confident prompts lie near any cluster, and belong elsewhere.
-        """
-        found = self.cluster_near(direction)
-        return found if found is not None and self._is_of(direction, found) else None
 
     def original_of(
         self, prompt: str, direction: Direction | None, *, gap: GapRecord
@@ -123,29 +112,30 @@ class Grouping:
         return self._ledger.save(replace(gap, terms=terms, label=label))
 
     def adopt_confident(self, gap: GapRecord) -> None:
-        """Count the confident prompts of no domain that lie within a cluster as its own."""
+        """Count the confident prompts of no domain that lie within a cluster of their topic."""
         if gap.domain is not None or gap.direction is None:
             return
         radius = self._radius
         near = [
             seen.id
-            for seen in self._ledger.observations.strays(self._base_id, after=gap.evidence_after)
+            for seen in self._ledger.observations.strays(
+                self._base_id, topic=gap.topic, after=gap.evidence_after
+            )
             if seen.direction is not None
             and seen.direction.shape == gap.direction.shape
             and 1.0 - float(seen.direction @ gap.direction) <= radius
-            and self._is_of(seen.direction, gap)
         ]
         self._ledger.observations.move(near, gap_id=gap.id)
 
-    def merge_equals(self, gap: GapRecord) -> GapRecord:
-        """Fold this cluster and equal ones into the one that has come furthest, then the oldest."""
+    def join(self, gap: GapRecord) -> GapRecord:
+        """Fold this cluster and those of the same topic into the furthest one, then the oldest."""
         if gap.domain is not None or gap.direction is None:
             return gap
         radius = self._radius
         equal = [
             other
-            for other in self._clusters(len(gap.direction))
-            if other.id == gap.id or _is_equal(gap, other, radius=radius)
+            for other in self._clusters(len(gap.direction), gap.topic)
+            if other.id == gap.id or _are_one(gap, other, radius=radius)
         ]
         rest = [other for other in equal if other.state not in MERGEABLE]
         keeper = min(rest or equal, key=lambda other: (-_PROGRESS.index(other.state), other.id))
@@ -160,25 +150,21 @@ class Grouping:
         merged = self.recentre(self._ledger.save(kept))
         return merged if gap.id == keeper.id or gap.state in MERGEABLE else gap
 
-    def _is_of(self, direction: Direction, gap: GapRecord) -> bool:
-        """Whether no known topic is nearer than this cluster."""
-        topics = self._topics()
-        if topics is None:
-            return True
-        return 1.0 - float(_mean(gap) @ direction) <= topics.nearest(direction)[1]
-
     def _of_domain(self, domain: str) -> GapRecord | None:
         gaps = self._ledger.gaps(self._base_id)
         by_expert = [gap for gap in gaps if gap.expert == domain]
         found = by_expert or [gap for gap in gaps if gap.domain == domain]
         return found[-1] if found else None
 
-    def _clusters(self, width: int) -> list[GapRecord]:
-        """The clusters of unassigned prompts whose directions have this many numbers."""
+    def _clusters(self, width: int, topic: str | None) -> list[GapRecord]:
+        """The clusters of a topic's prompts whose directions have this many numbers."""
         return [
             gap
             for gap in self._ledger.gaps(self._base_id)
-            if gap.domain is None and gap.direction is not None and len(gap.direction) == width
+            if gap.domain is None
+            and gap.topic == topic
+            and gap.direction is not None
+            and len(gap.direction) == width
         ]
 
     def _regroup(self) -> None:
@@ -190,14 +176,16 @@ class Grouping:
         width = len(_directions(found)[0])
         loose = [seen for seen in reversed(found) if len(_directions([seen])[0]) == width]
         units = np.stack(_directions(loose))
-        topics = self._topics()
-        radius = self._learn_radius(units) if topics is None else topics.radius
+        known = self._known_radius()
+        radius = self._learn_radius(units) if known is None else known
         _, count = self._ledger.clustering(self._base_id)
         self._ledger.set_clustering(self._base_id, radius=radius, unassigned=count)
-        groups = regroup(units, radius=radius, min_size=self._min_size)
-        if topics is not None:
-            groups = part_strays(groups, units, topics)
-        self._settle([[loose[row] for row in group] for group in groups])
+        settled: list[list[Seen]] = []
+        for topic in dict.fromkeys(seen.topic for seen in loose):
+            rows = [row for row, seen in enumerate(loose) if seen.topic == topic]
+            groups = regroup(units[rows], radius=radius, min_size=self._min_size)
+            settled += [[loose[rows[place]] for place in group] for group in groups]
+        self._settle(settled)
 
     def _learn_radius(self, units: Units) -> float:
         """From what the ledger holds: directions of known domains, strays, and these."""
@@ -205,7 +193,7 @@ class Grouping:
         known = observations.known_directions(self._base_id, width=width)
         strays = [
             row
-            for row in _directions(observations.strays(self._base_id, after=0))
+            for row in _directions(observations.strays(self._base_id, topic=None, after=0))
             if len(row) == width
         ]
         return learn_radius(
@@ -217,8 +205,8 @@ class Grouping:
     @property
     def _radius(self) -> float:
         """The largest average distance within a topic: as the router knows it, else as learned."""
-        topics = self._topics()
-        return self._ledger.clustering(self._base_id)[0] if topics is None else topics.radius
+        known = self._known_radius()
+        return self._ledger.clustering(self._base_id)[0] if known is None else known
 
     def _settle(self, groups: Iterable[Sequence[Seen]]) -> None:
         """Give every group the gap most of its prompts are in already, or a new one."""
@@ -230,7 +218,9 @@ class Grouping:
             if free:
                 gap_id = free[0]
             else:
-                gap_id = self._ledger.open_gap(self._base_id, domain=None, label=_UNNAMED).id
+                gap_id = self._ledger.open_gap(
+                    self._base_id, domain=None, topic=group[0].topic, label=_UNNAMED
+                ).id
             taken.add(gap_id)
             moved = [seen.id for seen in group if seen.gap_id != gap_id]
             self._ledger.observations.move(moved, gap_id=gap_id)
@@ -257,9 +247,16 @@ def _cosine(one: Direction | None, other: Direction) -> float:
     return float(one @ other)
 
 
-def _is_equal(one: GapRecord, other: GapRecord, *, radius: float) -> bool:
-    """Whether two clusters point the same way and are as close as prompts of one topic."""
+def _are_one(one: GapRecord, other: GapRecord, *, radius: float) -> bool:
+    """Whether two clusters are as close, on average, as prompts of one topic.
+
+    What is decided already takes in only what also points the same way: a topic beside one that
+    was filled or dismissed is another.
+    """
     first, second = _mean(one).astype(np.float64), _mean(other).astype(np.float64)
     product = float(first @ second)
-    lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return lengths > 0.0 and product / lengths > _EQUAL_COSINE and 1.0 - product <= radius
+    if not {one.state, other.state} <= MERGEABLE:
+        lengths = float(np.linalg.norm(first) * np.linalg.norm(second))
+        if product <= _SAME_WAY * lengths:
+            return False
+    return 1.0 - product <= radius

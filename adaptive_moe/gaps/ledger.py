@@ -21,7 +21,7 @@ from adaptive_moe.measures.sequential import Count
 
 _GAP_COLUMNS = (
     "id, base_id, domain, state, label, terms, expert, reason, suspicion_order, evidence_after, "
-    "rejections, cooldown_from, direction, opened, changed"
+    "rejections, cooldown_from, direction, opened, changed, topic"
 )
 _DEFAULT_RADIUS = 0.5
 
@@ -43,7 +43,8 @@ class GapRecord:
     """A gap as it stands in the ledger.
 
     `suspicion_order` is its place among the suspected (None: never since the evidence restarted);
-    only observations after `evidence_after` are evidence; `direction` is the mean of its prompts'
+    only observations after `evidence_after` are evidence; `topic` is that of its prompts where the
+    router knows one; `direction` is the mean of its prompts'
     unit vectors, None without any.
     """
 
@@ -62,6 +63,7 @@ class GapRecord:
     direction: Direction | None
     opened: str
     changed: str
+    topic: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +167,16 @@ class GapLedger:
         """A block that only reads, one state of the file; it needs no right to write."""
         return self._file.reading()
 
-    def open_gap(self, base_id: str, *, domain: str | None, label: str) -> GapRecord:
+    def open_gap(
+        self, base_id: str, *, domain: str | None, topic: str | None, label: str
+    ) -> GapRecord:
         """A new gap in state OBSERVED."""
         now = self._file.now()
         row = self._file.one(
-            "INSERT INTO gaps (base_id, domain, state, label, terms, reason, evidence_after, "
-            "rejections, cooldown_from, opened, changed) "
-            "VALUES (?, ?, ?, ?, '[]', 'first low-confidence prompt', 0, 0, 0, ?, ?) RETURNING id",
-            (base_id, domain, GapState.OBSERVED, label, now, now),
+            "INSERT INTO gaps (base_id, domain, topic, state, label, terms, reason, "
+            "evidence_after, rejections, cooldown_from, opened, changed) VALUES (?, ?, ?, ?, ?, "
+            "'[]', 'first low-confidence prompt', 0, 0, 0, ?, ?) RETURNING id",
+            (base_id, domain, topic, GapState.OBSERVED, label, now, now),
         )
         return self.gap(int(row[0]), base_id=base_id)
 
@@ -299,4 +303,5 @@ def _record(row: Row) -> GapRecord:
         direction=None if row[12] is None else np.frombuffer(row[12], dtype="<f4").copy(),
         opened=row[13],
         changed=row[14],
+        topic=row[15],
     )

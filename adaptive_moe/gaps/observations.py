@@ -14,10 +14,10 @@ from adaptive_moe.gaps.file import LedgerFile, Row
 Direction = Float[np.ndarray, " width"]
 
 _VECTORS_KEPT = 32  # confident prompts of a known domain whose directions are remembered
-_STRAY_VECTORS_KEPT = 256  # the same for prompts of no domain
+_STRAY_VECTORS_KEPT = 256  # the same for prompts of no domain, of every topic
 _SEEN_COLUMNS = (
     "id, gap_id, prompt, domain, low_confidence, duplicate_of, excluded, outcome, origin, "
-    "direction, session"
+    "direction, session, topic"
 )
 _IS_LOOSE = (
     "gap_id IN (SELECT id FROM gaps WHERE state = 'OBSERVED' AND domain IS NULL "
@@ -46,6 +46,7 @@ class Seen:
     origin: Origin | None
     direction: Direction | None
     session: str
+    topic: str | None
 
 
 class ObservationTable:
@@ -85,16 +86,17 @@ class ObservationTable:
             _packed(observation.parts),
             observation.certificate,
             observation.remoteness,
+            observation.topic,
         )
         row = self._file.one(
             "INSERT INTO observations (base_id, gap_id, prompt, prompt_hash, answer, p_correct, "
             "low_confidence, domain, session, served_by, direction, duplicate_of, excluded, "
-            "created, parts, certificate, remoteness) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
+            "created, parts, certificate, remoteness, topic) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) RETURNING id",
             values,
         )
         if not low:
-            self._forget_old_directions(base_id, observation.domain)
+            self._forget_old_directions(base_id, observation.domain, observation.topic)
         return int(row[0])
 
     def get(self, observation_id: int, *, base_id: str) -> Seen | None:
@@ -126,13 +128,13 @@ class ObservationTable:
         where = f"base_id = ? AND direction IS NOT NULL AND {_IS_LOOSE} AND {_IS_EVIDENCE}"
         return self._seen(where, (base_id,), limit=limit)
 
-    def strays(self, base_id: str, *, after: int) -> tuple[Seen, ...]:
-        """Confident prompts of no domain and no gap after that one, newest first."""
+    def strays(self, base_id: str, *, topic: str | None, after: int) -> tuple[Seen, ...]:
+        """Confident prompts of a topic, but no domain and no gap, after that one, newest first."""
         where = (
-            "base_id = ? AND id > ? AND domain IS NULL AND low_confidence = 0 AND gap_id IS NULL "
-            "AND direction IS NOT NULL AND outcome IS NULL AND excluded IS NULL"
+            "base_id = ? AND id > ? AND domain IS NULL AND topic IS ? AND low_confidence = 0 "
+            "AND gap_id IS NULL AND direction IS NOT NULL AND outcome IS NULL AND excluded IS NULL"
         )
-        return self._seen(where, (base_id, after), limit=_STRAY_VECTORS_KEPT)
+        return self._seen(where, (base_id, after, topic), limit=_STRAY_VECTORS_KEPT)
 
     def known_directions(
         self, base_id: str, *, width: int
@@ -242,13 +244,14 @@ class ObservationTable:
             [(gap_id, observation_id) for observation_id in observation_ids],
         )
 
-    def _forget_old_directions(self, base_id: str, domain: str | None) -> None:
+    def _forget_old_directions(self, base_id: str, domain: str | None, topic: str | None) -> None:
         kept = _STRAY_VECTORS_KEPT if domain is None else _VECTORS_KEPT
         self._file.execute(
             "UPDATE observations SET direction = NULL WHERE id = (SELECT id FROM observations "
-            "WHERE base_id = ? AND domain IS ? AND low_confidence = 0 AND direction IS NOT NULL "
+            "WHERE base_id = ? AND domain IS ? AND topic IS ? AND low_confidence = 0 "
+            "AND direction IS NOT NULL "
             "ORDER BY id DESC LIMIT 1 OFFSET ?)",
-            (base_id, domain, kept),
+            (base_id, domain, topic, kept),
         )
 
     def _seen(self, where: str, values: tuple[object, ...], *, limit: int = 1) -> tuple[Seen, ...]:
@@ -269,6 +272,7 @@ class ObservationTable:
                 origin=cast("Origin | None", row[8]),
                 direction=None if row[9] is None else _direction(row[9]),
                 session=row[10],
+                topic=row[11],
             )
             for row in rows
         )

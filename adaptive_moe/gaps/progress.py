@@ -11,6 +11,7 @@ from adaptive_moe.gaps.evidence import (
     is_refuted,
     is_suspicious,
     is_verified,
+    is_worth_checking,
     weigh,
     within_session_share,
 )
@@ -56,12 +57,12 @@ class Progress:
 
     def _gather(self, record: GapRecord) -> GapRecord:
         """Before anything is claimed of a cluster, all that belongs to it is brought together."""
-        if record.state is not GapState.OBSERVED:
+        if record.state not in (GapState.OBSERVED, GapState.SUSPECTED):
             return record
-        if not is_suspicious(self.weigh(record)[1], self._settings):
+        if not is_worth_checking(self.weigh(record)[1], self._settings):
             return record
         self._grouping.adopt_confident(record)
-        merged = self._grouping.merge_equals(record)
+        merged = self._grouping.join(record)
         return merged if merged is record else self._grouping.name(merged)
 
     def _due_step(self, record: GapRecord) -> tuple[GapState, str] | None:

@@ -118,9 +118,21 @@ def _keep_verdicts(connection: Connection) -> None:
     )
 
 
+def _keep_topics(connection: Connection) -> None:
+    """Which of the router's topics a prompt is of, and with it the group it is in."""
+    for table in ("gaps", "observations"):
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN topic TEXT")
+    connection.execute("DROP INDEX remembered_directions")
+    connection.execute(
+        "CREATE INDEX remembered_directions ON observations (base_id, domain, topic, id) "
+        "WHERE low_confidence = 0 AND direction IS NOT NULL"
+    )
+
+
 MIGRATIONS: tuple[Callable[[Connection], None], ...] = (
     _create_tables,
     _create_indexes,
     _index_evidence,
     _keep_verdicts,
+    _keep_topics,
 )

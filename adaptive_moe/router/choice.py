@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from jaxtyping import Int
 
 from adaptive_moe.errors import UnknownExpertError
 from adaptive_moe.router.boundary import Axes
 from adaptive_moe.router.calibration import with_prior
 from adaptive_moe.router.domains import Domain, DomainMatch
-from adaptive_moe.router.evidence import Evidence
 from adaptive_moe.router.records import nearest_cluster, success_rate
-from adaptive_moe.router.wording import wording
+from adaptive_moe.router.topics import About
 
 # Two experts share an answer when the second fits this nearly as well as the first.
 _NEARLY_AS_SUCCESSFUL = 0.9
@@ -85,7 +85,8 @@ class RouteDecision:
     label of the nearest domain that contains the prompt; a low-confidence prompt near its edge
     has none. `reasons` are sentences for people. `runner_up` is the expert that came closest to
     answering and does not, None where no other's domain fits. `remoteness` is the prompt's
-    distance from those the router learned from, 1 at their edge.
+    distance from those the router learned from, 1 at their edge. `topic` is which of the topics
+    that the router knows it is of, None for another.
     """
 
     kind: Literal["base", "experts"]
@@ -100,6 +101,7 @@ class RouteDecision:
     remoteness: float
     expected: tuple[float, ...] = ()
     runner_up: str | None = None
+    topic: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +143,9 @@ def choose(
     match: DomainMatch,
     arms: Mapping[str, ExpertArm],
     *,
-    evidence: Evidence,
     labels: Mapping[str, str],
     max_experts: int,
+    about: About,
 ) -> RouteDecision:
     """The route of one prompt.
 
@@ -153,13 +155,13 @@ def choose(
     expected success, its record times how surely the prompt is one of its own, exceeds the base's,
     which is corrected by the base's record in that domain.
     """
-    fitting = _candidates(match, arms, evidence)
-    domain = _label(match, labels, is_low=standing.is_low)
-    where = _place_reason(match, labels)
+    fitting = _candidates(match, arms, about)
+    domain = domain_name(match, labels, about, is_low=standing.is_low)
+    where = _place_reason(match, labels, about)
     best = fitting[0] if fitting else None
     if best is None or best.expected <= _chance_of_base(standing, best):
         said = (standing.reason, where, _refusal(best, standing))
-        return _base_decision(standing, domain, said, runner_up=best)
+        return _base_decision(standing, domain, said, runner_up=best, topic=about.topic)
     chosen = _mixture(fitting, max_experts)
     total = sum(candidate.expected for candidate in chosen)
     experts = tuple((item.arm.name, item.arm.version, item.expected / total) for item in chosen)
@@ -177,6 +179,7 @@ def choose(
         remoteness=standing.remoteness,
         expected=tuple(item.expected for item in chosen),
         runner_up=next((item.arm.name for item in fitting if item not in chosen), None),
+        topic=about.topic,
     )
 
 
@@ -186,6 +189,7 @@ def forced_route(
     names: Sequence[str],
     *,
     domain: str | None,
+    topic: str | None,
 ) -> RouteDecision:
     """The route a user asked for: the base when no name is given, else these experts, equally.
 
@@ -210,6 +214,7 @@ def forced_route(
         reasons=(said, standing.reason),
         forced=True,
         remoteness=standing.remoteness,
+        topic=topic,
     )
 
 
@@ -225,9 +230,7 @@ def _nearest_of_base(match: DomainMatch) -> float:
     return next(distances, math.inf)
 
 
-def _candidates(
-    match: DomainMatch, arms: Mapping[str, ExpertArm], evidence: Evidence
-) -> list[Candidate]:
+def _candidates(match: DomainMatch, arms: Mapping[str, ExpertArm], about: About) -> list[Candidate]:
     """Experts whose domain the prompt may belong to, best first.
 
     A boundary knows the experts that are older than itself and none of the younger ones. So the
@@ -237,7 +240,7 @@ def _candidates(
     rival = _nearest_of_base(match)
     found, left = [], 1.0
     near = _near(match, arms)
-    said = _most_spoken_for(near, evidence.text)
+    said = _most_spoken_for(near, about.columns)
     places: dict[Axes, np.ndarray] = {}
     for arm, distance in sorted(near, key=lambda item: item[0].created, reverse=True):
         boundary = arm.domain.boundary
@@ -247,7 +250,7 @@ def _candidates(
                 found.append(Candidate(arm, distance, belongs, arm.success_rate_at(match.point)))
         elif arm.expert_id in said:
             if boundary.axes not in places:
-                places[boundary.axes] = boundary.axes.place(evidence.states)
+                places[boundary.axes] = boundary.axes.place(about.states)
             claim = boundary.claim(places[boundary.axes], said[arm.expert_id])
             belongs, left = claim * left, left * (1 - claim)
             if belongs >= _LEAST_MEMBERSHIP:
@@ -266,12 +269,13 @@ def _near(match: DomainMatch, arms: Mapping[str, ExpertArm]) -> list[tuple[Exper
     ]
 
 
-def _most_spoken_for(near: list[tuple[ExpertArm, float]], text: str) -> dict[str, float]:
+def _most_spoken_for(
+    near: list[tuple[ExpertArm, float]], columns: Int[np.ndarray, " column"]
+) -> dict[str, float]:
     """By expert id what the prompt's words say for it, of the experts worth asking further.
 
     States cost far more to weigh than words, and count for less where there are many experts.
     """
-    columns = wording(text if near else "")
     said = {
         arm.expert_id: arm.domain.boundary.said(columns)
         for arm, _ in near
@@ -317,6 +321,7 @@ def _base_decision(
     reasons: tuple[str, ...],
     *,
     runner_up: Candidate | None,
+    topic: str | None,
 ) -> RouteDecision:
     return RouteDecision(
         kind="base",
@@ -330,22 +335,30 @@ def _base_decision(
         forced=False,
         remoteness=standing.remoteness,
         runner_up=None if runner_up is None else runner_up.arm.name,
+        topic=topic,
     )
 
 
-def _label(match: DomainMatch, labels: Mapping[str, str], *, is_low: bool) -> str | None:
-    """The domain's name; none for an unsure prompt near its edge.
+def domain_name(
+    match: DomainMatch, labels: Mapping[str, str], about: About, *, is_low: bool
+) -> str | None:
+    """The topic's name, else that of the domain it lies in; none for an unsure prompt at its edge.
 
     Prompts of unknown topics fall on the outskirts of known domains, and there they are unsure.
+    Where topics are known, a prompt of none of them is in no domain of the base either.
     """
-    if match.label is None:
+    if about.topic is not None:
+        return about.topic
+    if match.label is None or (about.is_told and match.label.startswith(BASE_PREFIX)):
         return None
     if is_low and membership(match.distance, match.radius) < _SURELY_INSIDE:
         return None
     return labels.get(match.label)
 
 
-def _place_reason(match: DomainMatch, labels: Mapping[str, str]) -> str:
+def _place_reason(match: DomainMatch, labels: Mapping[str, str], about: About) -> str:
+    if about.topic is not None:
+        return f"it is about {about.topic}, by its words and where it lies"
     if not match.ranking:
         return "no domain is known yet"
     if match.label is None:

@@ -16,7 +16,7 @@ from safetensors.numpy import load, save
 from adaptive_moe.errors import RouterError
 from adaptive_moe.router.model import RouterModel
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 JSON_NAME = "router.json"
 TENSORS_NAME = "router.safetensors"
 _MOST_JSON_BYTES = 4 * 1024 * 1024

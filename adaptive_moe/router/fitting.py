@@ -1,6 +1,5 @@
 """Fits a router: checks labels, splits by source, learns regions, probes and calibrators."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -31,7 +30,7 @@ from adaptive_moe.router.model import (
     with_remoteness,
 )
 from adaptive_moe.router.scores import mean_entropy
-from adaptive_moe.router.topics import Topics, fit_topics
+from adaptive_moe.router.topics import fit_topics
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 
 FEWEST_LABELS = 60
@@ -104,7 +103,7 @@ def fit_model(
             }
         ),
         learned=replace(_learn(rows, training, calibration, whitening, seed), fitted_on=fitted_on),
-        topics=_topics(rows, known, whitening),
+        topics=fit_topics(rows, whitening, seed=seed),
     )
 
 
@@ -268,20 +267,6 @@ def _support(
     states = np.stack([row.evidence.states for row in calibration])
     radius = np.quantile(remoteness_from(region, whitening, states), _SUPPORT_QUANTILE)
     return Domain(region.label, region.centroids, float(radius), whitening.digest)
-
-
-def _topics(
-    rows: Sequence[RouterRow], known: Sequence[Domain], whitening: Whitening
-) -> Topics | None:
-    states: dict[str, list[np.ndarray]] = defaultdict(list)
-    for row in rows:
-        if row.domain is not None:
-            states[row.domain].append(row.evidence.states)
-    return fit_topics(
-        {label: np.stack(each) for label, each in sorted(states.items())},
-        known=[domain.label for domain in known],
-        whitening=whitening,
-    )
 
 
 def _known_domains(

@@ -14,8 +14,9 @@ from adaptive_moe.router.estimator import Estimator
 from adaptive_moe.router.evidence import Evidence
 from adaptive_moe.router.fitted_on import FittedOn, Target
 from adaptive_moe.router.scores import SCORES, answer_scores
-from adaptive_moe.router.topics import Topics
+from adaptive_moe.router.topics import About, Topics
 from adaptive_moe.router.whitening import Whitening
+from adaptive_moe.router.wording import wording
 
 PREFILL_DEFAULT = "first_token_entropy"
 ANSWER_DEFAULT = "mean_entropy"
@@ -109,6 +110,12 @@ class RouterModel:
     reference: Reference
     learned: Learned | None
     topics: Topics | None = None
+
+    def about(self, evidence: Evidence, point: Float[np.ndarray, " dimension"]) -> About:
+        """What a prompt with this whitened state is about."""
+        columns = wording(evidence.text)
+        topic = None if self.topics is None else self.topics.find(point, columns)
+        return About(evidence.states, columns, topic, is_told=self.topics is not None)
 
     def remoteness(self, states: Float[np.ndarray, "item state"]) -> Float[np.ndarray, " item"]:
         """`remoteness_from` the training prompts; untrained, from the base's background prompts."""

@@ -20,6 +20,7 @@ from adaptive_moe.router.choice import (
     ExpertArm,
     RouteDecision,
     choose,
+    domain_name,
     forced_route,
 )
 from adaptive_moe.router.confidence import Confidence
@@ -239,16 +240,18 @@ class Router:
         standing = self._stand(evidence)
         indexed = self._index(arms)
         match = indexed.index.assign(evidence.states)
+        about = self._model.about(evidence, match.point)
         if forced != "auto":
-            domain = indexed.labels.get(match.label) if match.label else None
-            return forced_route(standing, arms, _forced_names(forced), domain=domain)
+            domain = domain_name(match, indexed.labels, about, is_low=standing.is_low)
+            names = _forced_names(forced)
+            return forced_route(standing, arms, names, domain=domain, topic=about.topic)
         return choose(
             standing,
             match,
             indexed.by_id,
-            evidence=evidence,
             labels=indexed.labels,
             max_experts=self._settings.max_experts,
+            about=about,
         )
 
     def judge(

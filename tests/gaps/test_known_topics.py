@@ -1,17 +1,16 @@
-"""What is known of topics beforehand keeps groups wide enough, and the base's own prompts out."""
+"""What the router knows of topics keeps clusters apart, wide enough, and free of strangers."""
 
 import math
 
 import numpy as np
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.gaps.clusters import KnownTopics, part_strays
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.gaps.states import GapState
 
 EAST, NORTH = np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])
-KNOWN = KnownTopics(radius=0.6, means=np.array([[0.0, 0.9, 0.0]], np.float32))
 
 
 def between(degrees):
@@ -20,7 +19,7 @@ def between(degrees):
     return (math.cos(turn) * EAST + math.sin(turn) * NORTH).astype(np.float32)
 
 
-def observed(number, vector, *, doubtful):
+def observed(number, vector, *, doubtful, topic=None):
     return Observation(
         prompt=f"What about thing {number}?",
         answer="perhaps",
@@ -29,37 +28,72 @@ def observed(number, vector, *, doubtful):
         domain=None,
         vector=vector,
         session="one",
+        topic=topic,
     )
 
 
-def test_the_distance_to_a_topic_is_the_mean_of_those_to_its_prompts():
-    assert KNOWN.nearest(NORTH.astype(np.float32)) == (0, 1 - np.float32(0.9))
-    assert KNOWN.nearest(np.ones(2, np.float32)) == (-1, math.inf)
+def detector(radius):
+    return GapDetector(GapLedger(":memory:"), GapSettings(), radius=lambda: radius)
 
 
-def test_members_clearly_nearer_to_a_known_topic_leave_their_group():
-    units = np.stack([between(each) for each in (0, 0, 0, 0, 0, 60, 40)])
-    # 60 degrees: .13 from the known topic's prompts + .1, .45 from the others; 40: .42 and .2.
-    assert part_strays([range(7)], units, KNOWN) == ((0, 1, 2, 3, 4, 6), (5,))
-    assert part_strays([[0, 1, 5]], units, KNOWN) == ((0, 1, 5),)
+def test_prompts_of_different_topics_share_no_cluster_however_close():
+    found = detector(0.6)
+    for number in range(30):
+        topic = (None, "rivers", "cities")[number % 3]
+        found.observe(observed(number, between(number), doubtful=True, topic=topic))
+    gaps = found.list()
+    assert sorted(len(gap.prompts) for gap in gaps) == [10, 10, 10]
 
 
-def test_only_confident_prompts_that_are_nearer_to_a_cluster_speak_against_it():
-    detector = GapDetector(GapLedger(":memory:"), GapSettings(), topics=lambda: KNOWN)
+def test_confident_prompts_speak_against_clusters_of_their_own_topic_only():
+    found = detector(0.6)
     for number in range(4):
-        detector.observe(observed(number, between(number), doubtful=True))
-    detector.observe(observed(10, between(80), doubtful=False))
-    detector.observe(observed(11, between(10), doubtful=False))
-    (gap,) = detector.list()
+        found.observe(observed(number, between(number), doubtful=True))
+    found.observe(observed(10, between(2), doubtful=False, topic="rivers"))
+    found.observe(observed(11, between(2), doubtful=False))
+    (gap,) = found.list()
+    assert gap.figures.confident == 1
+
+
+def test_confident_prompts_from_before_the_cluster_are_adopted_by_topic():
+    found = detector(0.6)
+    found.observe(observed(10, between(2), doubtful=False, topic="rivers"))
+    found.observe(observed(11, between(2), doubtful=False))
+    for number in range(5):
+        found.observe(observed(number, between(number), doubtful=True))
+    (gap,) = found.list()
     assert gap.figures.confident == 1
 
 
 def test_prompts_within_the_known_width_are_one_topic_from_the_start():
-    detector = GapDetector(GapLedger(":memory:"), GapSettings(), topics=lambda: KNOWN)
-    for number, degrees in enumerate((0, 65)):  # 1 - cos 65 degrees = .58
-        detector.observe(observed(number, between(degrees), doubtful=True))
-    assert len(detector.list()) == 1
-    alone = GapDetector(GapLedger(":memory:"), GapSettings())
-    for number, degrees in enumerate((0, 65)):
-        alone.observe(observed(number, between(degrees), doubtful=True))
-    assert len(alone.list()) == 2
+    for radius, clusters in ((0.6, 1), (None, 2)):  # 1 - cos 65 degrees = .58
+        found = detector(radius)
+        for number, degrees in enumerate((0, 65)):
+            found.observe(observed(number, between(degrees), doubtful=True))
+        assert len(found.list()) == clusters
+
+
+def test_two_suspected_clusters_that_grow_together_become_one():
+    found = detector(0.3)
+    for number in range(5):
+        found.observe(observed(number, between(0), doubtful=True))
+        found.observe(observed(10 + number, between(60), doubtful=True))
+    assert [gap.state for gap in found.list()] == [GapState.SUSPECTED] * 2
+    for number in range(10):  # each within .3 of one of the two, and of what lies between
+        found.observe(observed(20 + number, between(20), doubtful=True))
+        found.observe(observed(40 + number, between(40), doubtful=True))
+    (gap,) = found.list()
+    assert len(gap.prompts) == 30
+
+
+def test_a_topic_beside_a_dismissed_one_stays_its_own():
+    found = detector(0.3)
+    for number in range(5):
+        found.observe(observed(number, between(0), doubtful=True))
+    (gap,) = found.list()
+    found.dismiss(gap.id)
+    for number in range(5):
+        found.observe(observed(10 + number, between(60), doubtful=True))
+    for number in range(10):
+        found.observe(observed(20 + number, between(40), doubtful=True))
+    assert [gap.state for gap in found.list()] == [GapState.DISMISSED, GapState.SUSPECTED]

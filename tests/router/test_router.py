@@ -106,7 +106,27 @@ def test_a_prompt_nearer_to_a_known_domain_is_not_taken_by_a_wide_expert(trained
     assert all(decision.kind == "base" for decision in decisions)
 
 
-def test_an_unsure_prompt_at_the_edge_of_a_known_domain_is_in_no_domain(trained: Router) -> None:
+@pytest.mark.parametrize("doubt", [0.05, 4.0])
+def test_a_topic_that_the_router_knows_is_the_domain_however_unsure_it_is(
+    trained: Router, doubt: float
+) -> None:
+    for topic in ACCURACY:
+        decision = trained.decide(make_evidence(centre(topic), doubt))
+        assert (decision.domain, decision.topic) == (topic, topic)
+        assert f"about {topic}," in " ".join(decision.reasons)
+    assert trained.decide(make_evidence(centre("h"), doubt)).topic is None
+    forced = trained.decide(make_evidence(centre("a"), doubt), forced=None)
+    assert (forced.domain, forced.topic) == ("a", "a")
+
+
+def test_an_unsure_prompt_at_the_edge_of_one_of_two_domains_is_in_neither() -> None:
+    trained = Router.fit(
+        World(0).rows(600, accuracy={"a": 0.9, "b": 0.6}),
+        base_id="base",
+        numerics=NUMERICS,
+        seed=0,
+    )
+    assert trained.model.topics is None
     region = next(domain for domain in trained.known_domains if domain.label == "a")
     outward = World(0).axis
     steps = np.linspace(0, 40, 400)
@@ -545,7 +565,7 @@ def test_a_damaged_router_is_refused(trained: Router, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("old", "new"),
-    [('"schema_version": 1', '"schema_version": 9'), ('"base_id"', '"bass_id"'), ("{", "[")],
+    [('"schema_version": 2', '"schema_version": 9'), ('"base_id"', '"bass_id"'), ("{", "[")],
 )
 def test_a_foreign_description_is_refused(
     trained: Router, tmp_path: Path, old: str, new: str
