@@ -117,9 +117,12 @@ class _Machine:
         """From rows of two domains at least."""
         from sklearn.linear_model import LogisticRegression
 
+        features = _features(rows, whitening)
+        used = np.flatnonzero(features.count_nonzero(axis=0))  # of most words there are none
         machine = LogisticRegression(C=_SOFTNESS, max_iter=1000)
-        machine.fit(_features(rows, whitening), [row.domain for row in rows])
-        weights, bias = machine.coef_, machine.intercept_
+        machine.fit(features[:, used], [row.domain for row in rows])
+        weights, bias = np.zeros((len(machine.coef_), features.shape[1])), machine.intercept_
+        weights[:, used] = machine.coef_
         if len(weights) == 1:  # of two topics it keeps one side
             weights, bias = (
                 np.concatenate([-weights, weights]) / 2,
