@@ -53,95 +53,105 @@ def token_statistics(
     logits: Float[Tensor, "row vocab"], tokens: Int[Tensor, " row"]
 ) -> Float32[Tensor, "statistic row"]:
     """The seven statistics of TokenTrace, in its order, of one chosen token per row of logits."""
-    block = logits.to(torch.float32, copy=True)
-    return _consume(block, torch.empty_like(block), tokens, block.argmax(dim=-1))
+    recorder = TraceRecorder(is_greedy=False)
+    recorder.add(logits, tokens)
+    return recorder.statistics()
 
 
 class TraceRecorder:
     """Gathers the statistics of a batch while it is decoded.
 
-    Logits wait in a block of 1 MiB (or one step), which is then reduced at once: few operations
-    over memory that is already there cost a small model much less than many over fresh memory.
-    `is_greedy` promises that every token added is the largest of its raw logits.
+    Logits wait until there is 1 MiB of them (or one step), and are then reduced at once: few
+    operations over much memory cost a small model far less than many over little. `is_greedy`
+    promises that every token added is the largest of its raw logits.
     """
 
     def __init__(self, *, is_greedy: bool) -> None:
         self._is_greedy = is_greedy
         self._block = self._scratch = torch.empty(0, 0)
+        self._steps = 0
+        self._logits: list[Tensor] = []
         self._tokens: list[Tensor] = []
-        self._reduced: list[Tensor] = []
-        self._batch = 0
+        self._reduced: list[tuple[Tensor, ...]] = []
 
     def add(self, logits: Float[Tensor, "batch vocab"], tokens: Int[Tensor, " batch"]) -> None:
-        """Note one step: the raw logits and the token that every row chose."""
-        if not self._batch:
+        """Note one step: the raw logits, not to be changed, and the token that every row chose."""
+        if not self._steps:
             self._allocate(logits)
-        filled = len(self._tokens) * self._batch
-        self._block[filled : filled + self._batch].copy_(logits)
+        # On devices a step may be a graph, whose next run writes into the same memory.
+        self._logits.append(logits if logits.device.type == "cpu" else logits.clone())
         self._tokens.append(tokens)
-        if filled + self._batch == len(self._block):
+        if len(self._tokens) == self._steps:
             self._reduce()
+
+    def statistics(self) -> Float32[Tensor, "statistic row"]:
+        """The statistics of TokenTrace, in its order, of every row of the first step, the next, ..."""
+        self._reduce()
+        parts = (torch.cat(part) for part in zip(*self._reduced, strict=True))
+        highest, chosen, mean, root_sum, total, energy, runner_up = parts
+        log_total, log_vocab = total.log(), math.log(self._block.shape[-1])
+        return torch.stack(
+            [
+                (chosen - highest) - log_total,  # rounds by what is left, not by the logits' size
+                log_total - 2.0 * energy / total,
+                (1.0 - runner_up) / total,
+                1.0 / total,
+                log_total - 2.0 * mean - log_vocab,
+                log_vocab - 2.0 * root_sum.log() + log_total,
+                highest + log_total,
+            ]
+        )
 
     def traces(self, lengths: Sequence[int]) -> tuple[TokenTrace, ...]:
         """The trace of every row, cut to the number of tokens that it produced."""
-        self._reduce()
-        table = torch.cat(self._reduced, dim=1).reshape(_STATISTICS, -1, self._batch)
-        columns = table.cpu().numpy()
+        table = self.statistics().reshape(_STATISTICS, -1, len(lengths)).cpu().numpy()
         return tuple(
-            TokenTrace(*(np.ascontiguousarray(line) for line in columns[:, :length, row]))
+            TokenTrace(*(np.ascontiguousarray(line) for line in table[:, :length, row]))
             for row, length in enumerate(lengths)
         )
 
     def _allocate(self, logits: Float[Tensor, "batch vocab"]) -> None:
-        self._batch = len(logits)
-        steps = max(1, _BLOCK_BYTES // (logits.numel() * 4))
-        shape = (steps * self._batch, logits.shape[-1])
+        batch, vocabulary = logits.shape
+        self._steps = max(1, _BLOCK_BYTES // (logits.numel() * 4))
+        shape = (self._steps * batch, vocabulary)
         self._block = torch.empty(shape, dtype=torch.float32, device=logits.device)
         self._scratch = torch.empty_like(self._block)
 
     def _reduce(self) -> None:
         if self._tokens:
-            tokens = torch.cat(self._tokens)
+            tokens = torch.cat(self._tokens)[:, None]
             block, scratch = self._block[: len(tokens)], self._scratch[: len(tokens)]
-            top = tokens if self._is_greedy else block.argmax(dim=-1)
+            torch.cat(self._logits, out=block)
+            top = tokens if self._is_greedy else block.argmax(dim=-1, keepdim=True)
             self._reduced.append(_consume(block, scratch, tokens, top))
+            self._logits.clear()
             self._tokens.clear()
 
 
 def _consume(
     logits: Float32[Tensor, "row vocab"],
     scratch: Float32[Tensor, "row vocab"],
-    tokens: Int[Tensor, " row"],
-    top: Int[Tensor, " row"],
-) -> Float32[Tensor, "statistic row"]:
-    """A few passes in place over `logits` and `scratch`; `top` are the places of the maxima.
+    tokens: Int[Tensor, "row 1"],
+    top: Int[Tensor, "row 1"],
+) -> tuple[Float32[Tensor, " row"], ...]:
+    """What all statistics are made of, by a few passes in place over both blocks.
 
-    With l the logits less their maximum and q = exp(l): Z = sum q, p = q / Z.
+    `top` are the places of the maxima. With h half of what a logit lies below the maximum: the
+    maximum, the chosen token's logit, the mean of h, sum exp(h), Z = sum exp(2 h), sum h exp(2 h),
+    and the second largest exp(2 h).
     """
-    highest = logits.gather(-1, top[:, None])[:, 0]
-    mean = logits.mean(dim=-1)
-    # Ruling out takes a pass, which is rarely needed; to ask a device would make it wait.
-    if logits.device.type != "cpu" or not bool((highest - mean < _USUAL_NATS).all()):
-        mean = torch.maximum(logits, highest[:, None] - _RULED_OUT_NATS, out=logits).mean(dim=-1)
-    chosen = logits.gather(-1, tokens[:, None])[:, 0]
-    half = torch.add(highest[:, None] * -0.5, logits, alpha=0.5, out=logits)
+    highest = logits.gather(-1, top)
+    chosen = highest if tokens is top else logits.gather(-1, tokens)
+    half = torch.add(highest * -0.5, logits, alpha=0.5, out=logits)
+    mean = half.mean(dim=-1)
+    # Ruling out takes passes, which are rarely needed; to ask a device would make it wait.
+    if half.device.type != "cpu" or not float(mean.min()) > -0.5 * _USUAL_NATS:
+        chosen = torch.maximum(chosen, highest - _RULED_OUT_NATS)
+        mean = half.clamp_(min=-0.5 * _RULED_OUT_NATS).mean(dim=-1)
     root_q = torch.exp(half, out=scratch)
     root_sum = root_q.sum(dim=-1)
     q = root_q.mul_(root_q)
     total = q.sum(dim=-1)
-    energy = 2.0 * half.mul_(q).sum(dim=-1)
-    runner_up = q.scatter_(-1, top[:, None], 0.0).amax(dim=-1)
-    log_total = total.log()
-    log_sum_exp = highest + log_total
-    log_vocab = math.log(logits.shape[-1])
-    return torch.stack(
-        [
-            (chosen - highest) - log_total,  # rounds by what is left, not by the logits' size
-            log_total - energy / total,
-            (1.0 - runner_up) / total,
-            1.0 / total,
-            log_sum_exp - mean - log_vocab,
-            log_vocab - 2.0 * root_sum.log() + log_total,
-            log_sum_exp,
-        ]
-    )
+    energy = half.mul_(q).sum(dim=-1)
+    runner_up = q.scatter_(-1, top, 0.0).amax(dim=-1)
+    return highest[:, 0], chosen[:, 0], mean, root_sum, total, energy, runner_up
