@@ -85,7 +85,7 @@ class TraceRecorder:
             self._reduce()
 
     def statistics(self) -> Float32[Tensor, "statistic row"]:
-        """The statistics of TokenTrace, in its order, of every row of the first step, the next, ..."""
+        """The statistics of TokenTrace, in its order, of every step and row, steps first."""
         self._reduce()
         parts = (torch.cat(part) for part in zip(*self._reduced, strict=True))
         highest, chosen, mean, root_sum, total, energy, runner_up = parts
