@@ -26,7 +26,7 @@ class RoutedExpert:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who answered and why. `domain` is the nearest domain, absent when none is near."""
+    """Who answered and why. `domain` is what the prompt is about, absent when that is not known."""
 
     kind: Literal["base", "experts"]
     experts: tuple[RoutedExpert, ...]

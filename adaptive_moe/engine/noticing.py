@@ -15,7 +15,7 @@ from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.errors import StoreError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.gaps.detector import GapDetector
-from adaptive_moe.gaps.evidence import Observation, is_worth_checking
+from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.models.language_model import LanguageModel, Prompt
@@ -121,10 +121,10 @@ class GapWatch:
         return [consistency(group) for group in groups]
 
     def _note(self, answered: Sequence[Answered], prompts: Sequence[str]) -> list[Noticed]:
-        """Write the answers down, and check the gaps that they may be evidence of.
+        """Write the answers down, and check the gaps that they make suspected.
 
-        That happens on the spot: the base answers a gap's prompts again several times, and answers
-        that contradict each other count as failures.
+        A gap that becomes suspected is checked on the spot: the base answers its prompts again
+        several times, and answers that contradict each other count as failures.
         """
         certificate = self._risk.certificate
         with self._detector.together():
@@ -134,7 +134,8 @@ class GapWatch:
             ]
         self._risk.answered(len(observed))
         gaps = {each.gap.id: each.gap for each in observed if each.gap is not None}
-        checked = {gap.id: self.check(gap.id) for gap in gaps.values() if self._wants_check(gap)}
+        suspected = [gap for gap in gaps.values() if gap.state is GapState.SUSPECTED]
+        checked = {gap.id: self.check(gap.id) for gap in suspected}
         noticed = []
         for each, entry in zip(answered, observed, strict=True):
             answer, gap = replace(each.answer, observation=entry.reference), entry.gap
@@ -146,11 +147,6 @@ class GapWatch:
             answer = replace(answer, gap=GapReference(gap.id, str(gap.state), gap.label))
             noticed.append(Noticed(answer, gap, entry.changed or later is not None))
         return noticed
-
-    def _wants_check(self, gap: Gap) -> bool:
-        if gap.state is GapState.OBSERVED:
-            return is_worth_checking(gap.figures, self._settings)
-        return gap.state is GapState.SUSPECTED
 
     def _observation(self, answered: Answered, prompt: str, certificate: str | None) -> Observation:
         """An answer as evidence.

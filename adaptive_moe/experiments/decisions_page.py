@@ -13,7 +13,8 @@ Everything is asked of the pocket model, which was taught known facts a known nu
 are split by fact: the router that ships was fitted on two parts and is measured on the third, three
 wordings of each fact, one of them unlike any in training. An answer is right if it is the true one
 after folding case, articles and punctuation. Intervals hold 95 % and draw whole facts. Nothing was
-tuned on what is measured here; what is chosen by data is chosen on the other splits.
+tuned on what is measured here; what is chosen by data is chosen on the other splits, and on other
+questions of the same knowledge packs.
 
 * **Left-out domains**: every domain in turn is kept from the router and from the 200 labels that
   calibrate it, and judged by it.

@@ -20,7 +20,7 @@ from adaptive_moe.measures.sequential import Count, e_value
 Origin = Literal["grade", "feedback", "consistency"]
 Cause = Literal["routing_miss", "ambiguous", "format_failure"]
 
-# e-value on soft failures from which a gap is suspected: one harmless domain in five.
+# e-value on soft failures from which answers are worth checking: one harmless domain in five.
 SUSPICION = 5.0
 _CONFIDENCE = 0.95
 
@@ -178,14 +178,8 @@ def is_refuted(figures: Figures, settings: GapSettings) -> bool:
     return known and figures.upper_bound < settings.failure_bound
 
 
-def is_worth_checking(figures: Figures, settings: GapSettings) -> bool:
-    """Whether low confidence does not speak against a gap, so that answers are worth checking."""
-    enough = figures.distinct >= settings.suspect_prompts and figures.suspicion >= 1.0
-    return enough and not is_refuted(figures, settings)
-
-
 def is_suspicious(figures: Figures, settings: GapSettings) -> bool:
-    """Whether there may be a gap; low confidence alone can say so."""
+    """Whether it is worth checking answers; low confidence alone can say so."""
     enough = figures.distinct >= settings.suspect_prompts and figures.suspicion >= SUSPICION
     return enough and not is_refuted(figures, settings)
 

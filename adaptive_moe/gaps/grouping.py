@@ -23,6 +23,7 @@ _LABELLED_PROMPTS = 1000  # newest prompts that labels are made from
 _LABEL_TERMS = 3
 _UNNAMED = "unnamed"
 _PROGRESS = tuple(GapState)
+_TURNED_DOWN = (GapState.DISMISSED, GapState.REJECTED, GapState.COOLDOWN)
 
 Radius = Callable[[], float | None]
 """The average distance within a topic, as far as the router knows it now."""
@@ -61,7 +62,11 @@ class Grouping:
         )
 
     def cluster_near(self, direction: Direction, *, topic: str | None) -> GapRecord | None:
-        """The nearest cluster of a topic's unassigned prompts that this direction lies within."""
+        """The nearest cluster of a topic's unassigned prompts that this direction lies within.
+
+        What was turned down is recognised whatever the topic: routers that know other topics
+        follow one another.
+        """
         clusters = {gap.id: gap for gap in self._clusters(len(direction), topic)}
         radius = self._radius
         found = nearest(direction, {key: _mean(gap) for key, gap in clusters.items()})
@@ -139,7 +144,7 @@ class Grouping:
         ]
         rest = [other for other in equal if other.state not in MERGEABLE]
         keeper = min(rest or equal, key=lambda other: (-_PROGRESS.index(other.state), other.id))
-        folded = [other for other in equal if other.state in MERGEABLE and other.id != keeper.id]
+        folded = [other for other in equal if other.id != keeper.id and _is_young(other)]
         if not folded:
             return gap
         for other in folded:
@@ -148,7 +153,7 @@ class Grouping:
         known = [order for order in orders if order is not None]
         kept = replace(keeper, suspicion_order=keeper.suspicion_order or min(known, default=None))
         merged = self.recentre(self._ledger.save(kept))
-        return merged if gap.id == keeper.id or gap.state in MERGEABLE else gap
+        return merged if gap.id == keeper.id or _is_young(gap) else gap
 
     def _of_domain(self, domain: str) -> GapRecord | None:
         gaps = self._ledger.gaps(self._base_id)
@@ -162,7 +167,7 @@ class Grouping:
             gap
             for gap in self._ledger.gaps(self._base_id)
             if gap.domain is None
-            and gap.topic == topic
+            and (gap.topic == topic or gap.state in _TURNED_DOWN)
             and gap.direction is not None
             and len(gap.direction) == width
         ]
@@ -245,6 +250,11 @@ def _cosine(one: Direction | None, other: Direction) -> float:
     if one is None or one.shape != other.shape:
         return -1.0
     return float(one @ other)
+
+
+def _is_young(gap: GapRecord) -> bool:
+    """Whether nothing came of this gap yet: no expert, and no evidence that was used up."""
+    return gap.state in MERGEABLE and gap.expert is None and gap.evidence_after == 0
 
 
 def _are_one(one: GapRecord, other: GapRecord, *, radius: float) -> bool:

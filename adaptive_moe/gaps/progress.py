@@ -11,7 +11,6 @@ from adaptive_moe.gaps.evidence import (
     is_refuted,
     is_suspicious,
     is_verified,
-    is_worth_checking,
     weigh,
     within_session_share,
 )
@@ -59,7 +58,7 @@ class Progress:
         """Before anything is claimed of a cluster, all that belongs to it is brought together."""
         if record.state not in (GapState.OBSERVED, GapState.SUSPECTED):
             return record
-        if not is_worth_checking(self.weigh(record)[1], self._settings):
+        if not is_suspicious(self.weigh(record)[1], self._settings):
             return record
         self._grouping.adopt_confident(record)
         merged = self._grouping.join(record)

@@ -41,7 +41,7 @@ TRANSITIONS: Mapping[GapState, frozenset[GapState]] = {
 # A training may start by itself only from proof; from these, only a person may ask for one.
 FILLED_BY_PERSON_ONLY = frozenset({_S.OBSERVED, _S.SUSPECTED, _S.FILLED, _S.REJECTED, _S.COOLDOWN})
 IN_TRAINING = frozenset({_S.TRAINING, _S.EVALUATING})
-# What is neither proven nor decided yet may still be folded into an equal gap.
+# Of what nobody decided anything yet, equal gaps may still be folded into one.
 MERGEABLE = frozenset({_S.OBSERVED, _S.SUSPECTED, _S.VERIFIED})
 
 

@@ -81,12 +81,12 @@ class RouteDecision:
     one's expected success on this prompt, empty where the route was forced. `p_prefill` is the
     chance that the base answers right, None untrained. `uncertainty` is 1 - p_prefill, which is
     low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
-    among the base's reference samples, which is low confidence above `threshold`. `domain` is the
-    label of the nearest domain that contains the prompt; a low-confidence prompt near its edge
-    has none. `reasons` are sentences for people. `runner_up` is the expert that came closest to
-    answering and does not, None where no other's domain fits. `remoteness` is the prompt's
-    distance from those the router learned from, 1 at their edge. `topic` is which of the topics
-    that the router knows it is of, None for another.
+    among the base's reference samples, which is low confidence above `threshold`. `topic` is which
+    of the topics that the router knows the prompt is of, None for another. `domain` is that topic,
+    else the label of the nearest domain that contains the prompt; a low-confidence prompt near its
+    edge has none. `reasons` are sentences for people. `runner_up` is the expert that came closest
+    to answering and does not, None where no other's domain fits. `remoteness` is the prompt's
+    distance from those the router learned from, 1 at their edge.
     """
 
     kind: Literal["base", "experts"]

@@ -165,6 +165,8 @@ def _check_numbers(model: RouterModel) -> None:
         raise ValueError(f"not finite: {', '.join(bad)}")
     states = np.zeros((1, model.whitening.mean.size), dtype=np.float32)
     remoteness = model.remoteness(states)
+    if model.topics is not None:
+        model.topics.check(model.whitening.dimensions)
     if model.learned is not None:
         for estimator in (model.learned.prefill, model.learned.answer):
             scores = [dict.fromkeys(estimator.probe.features, 0.0)]

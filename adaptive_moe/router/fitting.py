@@ -121,7 +121,7 @@ def recalibrate(model: RouterModel, rows: Sequence[RouterRow]) -> RouterModel:
         found = calibrated(estimator.probe, estimator.fallback, labels)
         points.append((found, _said(found, labels)))
     (prefill, p_prefill), (answer, p_correct) = points
-    split = CalibrationSplit(p_prefill, p_correct, _labels(rows))
+    split = _calibration_split(rows, p_prefill, p_correct, seed=0)
     known = learned.fitted_on
     changed = replace(
         learned,
@@ -212,8 +212,18 @@ def _learn(
         seed=seed,
     )
     accuracy = (sum(row.label for row in rows) + 1) / (len(rows) + 2)
-    split = CalibrationSplit(p_prefill, p_correct, _labels(calibration))
+    split = _calibration_split(calibration, p_prefill, p_correct, seed=seed)
     return Learned(prefill, answer, support, split, len(rows), accuracy)
+
+
+def _calibration_split(
+    rows: Sequence[RouterRow], p_prefill: np.ndarray, p_correct: np.ndarray, *, seed: int
+) -> CalibrationSplit:
+    """One answer of each source: limits of a risk count independent ones only."""
+    order = np.random.default_rng(seed).permutation(len(rows))
+    first = np.unique([rows[place].source for place in order], return_index=True)[1]
+    chosen = np.sort(order[first])
+    return CalibrationSplit(p_prefill[chosen], p_correct[chosen], _labels(rows)[chosen])
 
 
 def _fit_point(

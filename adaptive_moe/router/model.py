@@ -64,7 +64,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSplit:
-    """What the estimators say of the labels that calibrated them; thresholds are chosen here."""
+    """What the estimators say of the labels that calibrated them, one of each source.
+
+    Thresholds are chosen here.
+    """
 
     p_prefill: Float[np.ndarray, " item"]
     p_correct: Float[np.ndarray, " item"]

@@ -1,7 +1,8 @@
 """The topics of a router's labelled prompts: which one a prompt is of, and how wide one is."""
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,12 @@ if TYPE_CHECKING:
     from scipy.sparse import csr_array
 
 _FEWEST = 8  # prompts of a domain
-_MOST = 100  # of each while radius and threshold are sought
+_MOST = 100  # of each while the radius is sought
 _FEWEST_DOMAINS = 3  # one left out, two others to tell apart
 _MOST_FOLDS = 6  # of domains that are left out together
 _QUANTILES = np.linspace(0.01, 0.99, 99)
-# Chosen on the pocket model's calibration split and other packs' questions than are tested: half
-# and twice of either make no difference there.
+# Chosen on the pocket model's calibration split, and on other questions of its packs than are
+# tested: half and twice of either make no difference there.
 _SOFTNESS = 30.0
 _STATE_LENGTH = 0.25  # of a state's direction beside words, whose vectors have length 1
 
@@ -46,12 +47,22 @@ class Topics:
     bias: Float[np.ndarray, " topic"]
     least: float
 
+    def check(self, dimensions: int) -> None:
+        """Raises ValueError when its parts do not fit together, or states of so many dimensions."""
+        count = len(self.labels)
+        shapes = [self.words.shape, self.states.shape, self.bias.shape]
+        if shapes != [(COLUMNS, count), (dimensions, count), (count,)]:
+            raise ValueError(f"{count} topics cannot have numbers of shapes {shapes}")
+        if not (0.0 <= self.least <= 1.0 and 0.0 <= self.radius <= 2.0):  # noqa: PLR2004 - 1 - cosine
+            raise ValueError(f"no topic is {self.radius} wide or {self.least} likely")
+
     def find(
         self, point: Float[np.ndarray, " dimension"], columns: Int[np.ndarray, " column"]
     ) -> str | None:
         """The label of a prompt with this whitened state and `wording`; None for another topic."""
         said = self.words[columns].sum(axis=0, dtype=np.float32) * unit(columns)
-        logits = said + units(point[None])[0] @ self.states + self.bias
+        direction = point / (math.sqrt(float(point @ point)) or 1.0)
+        logits = said + direction @ self.states + self.bias
         best = int(logits.argmax())
         share = 1.0 / float(np.exp(logits - logits[best]).sum())
         return self.labels[best] if share >= self.least else None
@@ -92,7 +103,7 @@ def fit_topics(rows: Sequence[RouterRow], whitening: Whitening, *, seed: int) ->
         words=machine.weights[:COLUMNS].astype(np.float16),
         states=(machine.weights[COLUMNS:] * _STATE_LENGTH).astype(np.float32),
         bias=machine.bias,
-        least=_least(few, seed=seed),
+        least=_least(several, seed=seed),
     )
 
 
@@ -160,29 +171,30 @@ def _whitening(rows: Sequence[RouterRow]) -> Whitening:
 def _least(domains: Mapping[str, Sequence[RouterRow]], *, seed: int) -> float:
     """The probability that best tells prompts of known topics from those of others.
 
-    Some domains at a time are left out, and half the sources of the others.
+    Some domains at a time are left out, and half the sources of every other one.
     """
     fold_of = fold_numbers(list(domains), folds=min(_MOST_FOLDS, len(domains)), seed=seed)
+    halves = [_halves(rows, seed) for rows in domains.values()]
     known, unknown = [], []
     for fold in np.unique(fold_of):
-        parts = zip(domains.values(), fold_of == fold, strict=True)
-        left_out, others = _parted([(row, is_out) for rows, is_out in parts for row in rows])
-        halves = fold_numbers([row.source for row in others], folds=2, seed=seed)
-        tested, taught = _parted(zip(others, halves == 0, strict=True))
+        others = [half for half, own in zip(halves, fold_of, strict=True) if own != fold]
+        left_out = [half for half, own in zip(halves, fold_of, strict=True) if own == fold]
+        taught = [row for first, _ in others for row in first]
         machine = _Machine.fit(taught, _whitening(taught))
-        known.append(machine.surest(tested))
-        unknown.append(machine.surest(left_out))
+        known.append(machine.surest([row for _, second in others for row in second]))
+        unknown.append(machine.surest([row for both in left_out for half in both for row in half]))
     inside, outside = 1.0 - np.concatenate(known), 1.0 - np.concatenate(unknown)
     candidates = np.quantile(np.concatenate([inside, outside]), _QUANTILES)
     return 1.0 - float(candidates[_errors(inside, outside, candidates).argmin()])
 
 
-def _parted(
-    rows: Iterable[tuple[RouterRow, np.bool_]],
-) -> tuple[list[RouterRow], list[RouterRow]]:
-    """Those that are marked, and the others."""
-    marked = list(rows)
-    return [row for row, is_in in marked if is_in], [row for row, is_in in marked if not is_in]
+def _halves(
+    rows: Sequence[RouterRow], seed: int
+) -> tuple[tuple[RouterRow, ...], tuple[RouterRow, ...]]:
+    """Two halves of a domain that share no source; of a single source, any two."""
+    fold_of = fold_numbers([row.source for row in rows], folds=2, seed=seed)
+    pairs = list(zip(rows, fold_of, strict=True))
+    return tuple(row for row, own in pairs if own), tuple(row for row, own in pairs if not own)
 
 
 def _radius(domains: Mapping[str, Sequence[RouterRow]]) -> float:

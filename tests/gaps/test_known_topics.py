@@ -3,10 +3,11 @@
 import math
 
 import numpy as np
+import pytest
 
 from adaptive_moe.config.settings import GapSettings
 from adaptive_moe.gaps.detector import GapDetector
-from adaptive_moe.gaps.evidence import Observation
+from adaptive_moe.gaps.evidence import Observation, alpha_of
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.gaps.states import GapState
 
@@ -84,6 +85,56 @@ def test_two_suspected_clusters_that_grow_together_become_one():
         found.observe(observed(40 + number, between(40), doubtful=True))
     (gap,) = found.list()
     assert len(gap.prompts) == 30
+
+
+def test_prompts_of_a_dismissed_gap_are_recognised_by_a_router_that_knows_their_topic():
+    found = detector(0.6)
+    for number in range(5):
+        found.observe(observed(number, between(0), doubtful=True))
+    (gap,) = found.list()
+    found.dismiss(gap.id)
+    for number in range(12):
+        found.observe(observed(number, between(0), doubtful=True, topic="rivers"))
+    assert [gap.state for gap in found.list()] == [GapState.DISMISSED]
+
+
+def test_evidence_that_was_used_up_does_not_come_back_with_a_neighbour():
+    found = detector(0.3)
+    for number in range(5):
+        found.observe(observed(number, between(60), doubtful=True))
+    for number in range(12):
+        noticed = found.observe(observed(20 + number, between(0), doubtful=True))
+        found.outcome(noticed.observation_id, correct=False, origin="grade")
+    (gap,) = [gap for gap in found.list() if gap.state is GapState.VERIFIED]
+    found.dismiss(gap.id)
+    found.transition(gap.id, GapState.OBSERVED, "wanted after all", by_person=True)
+    for number in range(10):
+        found.observe(observed(40 + number, between(40), doubtful=True))
+        found.observe(observed(60 + number, between(20), doubtful=True))
+    assert max(each.failures for each in found.list()) == 0
+
+
+def test_every_topic_is_grouped_anew():
+    found = detector(0.3)
+    for topic in (None, "rivers"):  # eight in all, at which everything is grouped anew
+        for number, degrees in enumerate((0, 60, 30, 31)):
+            found.observe(observed(number, between(degrees), doubtful=True, topic=topic))
+    assert sorted(len(gap.prompts) for gap in found.list()) == [4, 4]
+
+
+def test_what_joins_a_proven_gap_wins_no_alpha_back():
+    found = detector(0.3)
+    for number in range(5):
+        found.observe(observed(number, between(0), doubtful=True))
+    for number in range(12):
+        noticed = found.observe(observed(20 + number, between(60), doubtful=True))
+        found.outcome(noticed.observation_id, correct=False, origin="grade")
+    for number in range(10):
+        found.observe(observed(40 + number, between(20), doubtful=True))
+        found.observe(observed(60 + number, between(40), doubtful=True))
+    (gap,) = found.list()
+    assert gap.state is GapState.VERIFIED
+    assert gap.figures.needed == pytest.approx(1 / alpha_of(2))
 
 
 def test_a_topic_beside_a_dismissed_one_stays_its_own():

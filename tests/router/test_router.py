@@ -15,6 +15,7 @@ from adaptive_moe.measures.calibration import auroc, expected_calibration_error
 from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.router.boundary import Boundary, Outside, Placed, fit_boundary
 from adaptive_moe.router.domains import fit_domain, nearest_distances
+from adaptive_moe.router.files import read_model, write_model
 from adaptive_moe.router.fitted_on import FittedOn
 from adaptive_moe.router.router import ExpertArm, Router, RouterRow
 from tests.router.world import NUMERICS, World, make_evidence, make_trace, placed
@@ -561,6 +562,26 @@ def test_a_damaged_router_is_refused(trained: Router, tmp_path: Path) -> None:
     weights.write_bytes(content)
     with pytest.raises(RouterError, match="damaged"):
         Router.load(tmp_path, base_id="base", numerics=NUMERICS)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"labels": ("a", "b", "c")},
+        {"words": np.zeros((5, 4), np.float16)},
+        {"states": np.zeros((2, 4), np.float32)},
+        {"least": -5.0},
+        {"radius": -1.0},
+    ],
+)
+def test_topics_that_cannot_be_found_are_refused(
+    trained: Router, tmp_path: Path, change: dict[str, object]
+) -> None:
+    model = trained.model
+    assert model.topics is not None
+    write_model(tmp_path, replace(model, topics=replace(model.topics, **change)))
+    with pytest.raises(RouterError, match="damaged"):
+        read_model(tmp_path)
 
 
 @pytest.mark.parametrize(

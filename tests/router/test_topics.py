@@ -103,6 +103,17 @@ def test_the_radius_tells_a_new_domain_from_the_others():
     assert (1 - units(rest.apply(states_of(known))) @ mean > topics.radius).mean() > 0.9
 
 
+def test_domains_of_few_sources_are_enough():
+    rows = [
+        replace(row, source=f"{row.domain}{number % 2}")
+        for number, row in enumerate(labelled("abc"))
+    ]
+    topics = fit_topics(rows, whitening_of(rows), seed=0)
+    assert topics is not None
+    one_each = [replace(row, source=row.domain) for row in rows]
+    assert fit_topics(one_each, whitening_of(rows), seed=0) is not None
+
+
 @pytest.mark.parametrize(("names", "count"), [("ab", 60), ("abcd", 7)])
 def test_two_domains_or_a_few_prompts_say_nothing(names, count):
     rows = labelled(names, count)
