@@ -250,12 +250,9 @@ class Answerer:
             yield from self._decode_group(take_rows(reading.filled, places), group, request)
         for place, row in enumerate(rows):
             answer = self._finish(reading.filled, place, row, request)
-            decision = row.decision
-            yield (
-                row.index,
-                Answered(answer, row.evidence.states, decision.runner_up, decision.topic),
-            )
-            self._chooser.prefetch(row.decision)
+            states, decision = row.evidence.states, row.decision
+            yield row.index, Answered(answer, states, decision.runner_up, decision.topic)
+            self._chooser.prefetch(decision)
 
     def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
         """Rows that can be decoded together: by where experts begin to act and what is mixed."""

@@ -16,12 +16,11 @@ import numpy as np
 from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.experiments.figures import Figure, Findings
-from adaptive_moe.experiments.known_world import Asked, KnownWorld, pocket_figure
+from adaptive_moe.experiments.known_world import Asked, KnownWorld, pocket_figure, share_figure
 from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.experts.store import Store
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import GapState
-from adaptive_moe.measures.statistics import clopper_pearson
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import load_questions, pack_names
 
@@ -125,17 +124,9 @@ def _is_of(gap: Gap, unknown: set[str]) -> bool:
 def _told(streams: Sequence[Stream], known: Sequence[str]) -> Iterator[Figure]:
     planted = [each for each in streams if each.planted is not None]
     found = [each.found_after for each in planted if each.found_after is not None]
-    share = clopper_pearson(len(found), len(planted))
     note = f"{len(planted)} streams, median after {np.median(found):.0f} prompts" if found else ""
-    yield pocket_figure(
-        "gaps",
-        "planted gaps found",
-        value=share.mean,
-        low=share.low,
-        high=share.high,
-        target=0.9,
-        at_least=True,
-        note=note,
+    yield share_figure(
+        "gaps", "planted gaps found", len(found), of=len(planted), target=0.9, note=note
     )
     for pack in sorted({each.planted for each in planted if each.planted}):
         own = [each for each in planted if each.planted == pack]

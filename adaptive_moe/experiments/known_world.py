@@ -14,6 +14,7 @@ from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.graders import normalised
 from adaptive_moe.measures.sampling import evenly
+from adaptive_moe.measures.statistics import clopper_pearson
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.pocket import model_path
 from adaptive_moe.pocket.asking import KnownQuestion, known_questions
@@ -136,3 +137,18 @@ def draw_labels(
     order = generator.permutation(len(rows))
     first = order[np.unique(where[order], return_index=True)[1]]  # one row of each source
     return first[chosen], np.flatnonzero(~np.isin(where, chosen))
+
+
+def share_figure(row: str, name: str, hits: int, *, of: int, target: float, note: str) -> Figure:
+    """A share that is to be reached, with its exact interval of 95 %."""
+    share = clopper_pearson(hits, of)
+    return pocket_figure(
+        row,
+        name,
+        value=share.mean,
+        low=share.low,
+        high=share.high,
+        target=target,
+        at_least=True,
+        note=note,
+    )

@@ -15,7 +15,7 @@ from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.engine.shelf import DOMAIN_FILE, Expert
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.experiments.figures import Figure, Findings
-from adaptive_moe.experiments.known_world import KnownWorld, pocket_figure
+from adaptive_moe.experiments.known_world import KnownWorld, pocket_figure, share_figure
 from adaptive_moe.experiments.peer_routers import BASE, NearestMean, SimilarityWeightedWins
 from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.experts.bank import LoraBank
@@ -23,7 +23,6 @@ from adaptive_moe.experts.store import Store
 from adaptive_moe.integration.sources import read_vectors
 from adaptive_moe.measures.graders import normalised
 from adaptive_moe.measures.sampling import evenly
-from adaptive_moe.measures.statistics import clopper_pearson
 from adaptive_moe.pocket import load_questions, pack_names, pack_path
 from adaptive_moe.router.domains import DomainIndex, read_domain
 from adaptive_moe.router.router import Router
@@ -141,22 +140,13 @@ def _domains(
     everything = _index(router, moe.experts)
     matches = [everything.assign(each.state) for each in questions]
     nearest = [match.ranking[0][0] for match in matches]
-    share = clopper_pearson(_hits(routed, wanted), len(wanted))
+    hits = _hits(routed, wanted)
     note = (
-        f"{_hits(routed, wanted)} of {len(wanted)} questions, {len(set(wanted))} domains; "
+        f"{hits} of {len(wanted)} questions, {len(set(wanted))} domains; "
         f"{routed.count('')} are said to be of none"
     )
     title = "the expert that answers, else the topic"
-    yield pocket_figure(
-        "domain",
-        title,
-        value=share.mean,
-        low=share.low,
-        high=share.high,
-        target=0.95,
-        at_least=True,
-        note=note,
-    )
+    yield share_figure("domain", title, hits, of=len(wanted), target=0.95, note=note)
     hits = _hits(nearest, wanted)
     yield pocket_figure("domain", "nearest of all domains", value=hits / len(wanted))
     means = _domain_means(moe, world, router)

@@ -44,8 +44,7 @@ class GapRecord:
 
     `suspicion_order` is its place among the suspected (None: never since the evidence restarted);
     only observations after `evidence_after` are evidence; `topic` is that of its prompts where the
-    router knows one; `direction` is the mean of its prompts'
-    unit vectors, None without any.
+    router knows one; `direction` is the mean of their unit vectors, None without any.
     """
 
     id: int

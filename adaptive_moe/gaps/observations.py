@@ -249,8 +249,7 @@ class ObservationTable:
         self._file.execute(
             "UPDATE observations SET direction = NULL WHERE id = (SELECT id FROM observations "
             "WHERE base_id = ? AND domain IS ? AND topic IS ? AND low_confidence = 0 "
-            "AND direction IS NOT NULL "
-            "ORDER BY id DESC LIMIT 1 OFFSET ?)",
+            "AND direction IS NOT NULL ORDER BY id DESC LIMIT 1 OFFSET ?)",
             (base_id, domain, topic, kept),
         )
 

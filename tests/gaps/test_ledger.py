@@ -11,6 +11,7 @@ from adaptive_moe.errors import GapError, StoreError
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.gaps.schema import APPLICATION_ID, MIGRATIONS
+from adaptive_moe.gaps.states import GapState
 
 
 def test_only_its_owner_can_read_the_ledger(tmp_path):
@@ -108,10 +109,17 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path, world):
     MIGRATIONS[0](connection)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute("PRAGMA user_version = 1")
+    connection.execute(
+        "INSERT INTO gaps VALUES (1, '', NULL, 'DISMISSED', 'metals', '[]', NULL, 'no', NULL, "
+        "0, 0, 0, NULL, NULL, 'then', 'then')"
+    )
+    connection.commit()
     connection.close()
 
     with GapLedger(file) as ledger:
-        GapDetector(ledger, GapSettings()).observe(world.ask("symbol of iron"))
+        detector = GapDetector(ledger, GapSettings())
+        detector.observe(world.ask("symbol of iron"))
+        assert detector.show(1).state is GapState.DISMISSED
     connection = sqlite3.connect(file)
     assert connection.execute("PRAGMA user_version").fetchone()[0] == len(MIGRATIONS)
     connection.close()

@@ -107,6 +107,14 @@ def test_a_prompt_nearer_to_a_known_domain_is_not_taken_by_a_wide_expert(trained
     assert all(decision.kind == "base" for decision in decisions)
 
 
+def test_risks_are_certified_on_one_answer_of_each_source(trained: Router) -> None:
+    answers = World(11).rows(300, accuracy=ACCURACY)
+    rows = [replace(row, source=f"document {place % 100}") for place, row in enumerate(answers)]
+    again = trained.recalibrated(rows, numerics=NUMERICS)
+    split = again.model.require_learned().calibration
+    assert len(split.correct) == len(split.p_correct) == len(split.p_prefill) == 100
+
+
 @pytest.mark.parametrize("doubt", [0.05, 4.0])
 def test_a_topic_that_the_router_knows_is_the_domain_however_unsure_it_is(
     trained: Router, doubt: float
