@@ -203,7 +203,10 @@ class DomainIndex:
 
     def assign(self, vector: Float[np.ndarray, " state"]) -> DomainMatch:
         """The domain of a raw state vector; see `DomainMatch`."""
-        point = self._whitening.apply(vector)
+        return self.locate(self._whitening.apply(vector))
+
+    def locate(self, point: Float[np.ndarray, " dimension"]) -> DomainMatch:
+        """The domain of a whitened state vector."""
         if not self._domains:
             return DomainMatch(None, math.inf, 0.0, (), point)
         matrix = self._matrix
@@ -305,7 +308,7 @@ class _CentroidMatrix:
 
     keys: tuple[str, ...]
     centroids: Float[np.ndarray, "centroid dimension"]
-    squared_norms: Float[np.ndarray, " centroid"]
+    half_squared_norms: Float[np.ndarray, " centroid"]
     counts: tuple[int, ...]
     radii: Float[np.ndarray, " domain"]
 
@@ -319,20 +322,20 @@ class _CentroidMatrix:
         return cls(
             tuple(key for key, _ in ordered),
             centroids,
-            (centroids**2).sum(axis=1),
+            (centroids**2).sum(axis=1) / 2,
             tuple(np.bincount(places).tolist()),
             np.array([domain.radius for _, domain in ordered], dtype=np.float32),
         )
 
     def distances(self, point: np.ndarray) -> np.ndarray:
         """Distance of a whitened point to every domain's nearest centroid, [domain]."""
-        relative = self.squared_norms - 2 * (self.centroids @ point)
+        relative = self.half_squared_norms - self.centroids @ point
         nearest, start = relative[: self.counts[0]], self.counts[0]
         for count in self.counts[1:]:
             part = nearest[:count]
             np.minimum(part, relative[start : start + count], out=part)
             start += count
-        distances: np.ndarray = np.sqrt(np.maximum(nearest + point @ point, 0.0))
+        distances: np.ndarray = np.sqrt(np.maximum(2 * nearest + point @ point, 0.0))
         return distances
 
 

@@ -254,7 +254,7 @@ def _labelled(
     rows: Sequence[RouterRow], support: Domain, whitening: Whitening, *, with_trace: bool
 ) -> LabelledScores:
     states = np.stack([row.evidence.states for row in rows])
-    remoteness = remoteness_from(support, whitening, states)
+    remoteness = remoteness_from(support, whitening.apply(states))
     scores = with_remoteness([row.evidence for row in rows], remoteness)
     if with_trace:
         scores = with_answers(scores, [row.trace for row in rows])
@@ -275,7 +275,7 @@ def _support(
         parts.append(cluster_centres(points, max_centroids=_SUPPORT_CENTROIDS, seed=seed))
     region = Domain("training prompts", np.concatenate(parts), 1.0, whitening.digest)
     states = np.stack([row.evidence.states for row in calibration])
-    radius = np.quantile(remoteness_from(region, whitening, states), _SUPPORT_QUANTILE)
+    radius = np.quantile(remoteness_from(region, whitening.apply(states)), _SUPPORT_QUANTILE)
     return Domain(region.label, region.centroids, float(radius), whitening.digest)
 
 

@@ -123,7 +123,12 @@ class RouterModel:
     def remoteness(self, states: Float[np.ndarray, "item state"]) -> Float[np.ndarray, " item"]:
         """`remoteness_from` the training prompts; untrained, from the base's background prompts."""
         region = self.background if self.learned is None else self.learned.support
-        return remoteness_from(region, self.whitening, states)
+        return remoteness_from(region, self.whitening.apply(states))
+
+    def remoteness_at(self, point: Float[np.ndarray, " dimension"]) -> float:
+        """The same of one prompt whose whitened state is known."""
+        region = self.background if self.learned is None else self.learned.support
+        return float(remoteness_from(region, point[None])[0])
 
     def prefill_probabilities(
         self,
@@ -190,13 +195,13 @@ class RouterModel:
 
 
 def remoteness_from(
-    region: Domain, whitening: Whitening, states: Float[np.ndarray, "item state"]
+    region: Domain, points: Float[np.ndarray, "item dimension"]
 ) -> Float[np.ndarray, " item"]:
-    """Distance to a region over its radius, [item]; 1 is its edge.
+    """Distance of whitened states to a region over its radius, [item]; 1 is its edge.
 
     The Mahalanobis distance of Lee et al. 2018, to the nearest of several centroids.
     """
-    distances = nearest_distances(whitening.apply(states), region.centroids)
+    distances = nearest_distances(points, region.centroids)
     remoteness: np.ndarray = distances.astype(np.float64) / max(region.radius, _LEAST_RADIUS)
     return remoteness
 

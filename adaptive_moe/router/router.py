@@ -237,10 +237,11 @@ class Router:
         `forced` "auto" leaves it to the router, None (or "base") is the base, a name or names are
         those experts. Raises UnknownExpertError for a name without an arm.
         """
-        standing = self._stand(evidence)
+        point = self._model.whitening.apply(evidence.states)
+        standing = self._stand(evidence, point)
         indexed = self._index(arms)
-        match = indexed.index.assign(evidence.states)
-        about = self._model.about(evidence, match.point)
+        match = indexed.index.locate(point)
+        about = self._model.about(evidence, point)
         if forced != "auto":
             domain = domain_name(match, indexed.labels, about, is_low=standing.is_low)
             names = _forced_names(forced)
@@ -269,7 +270,8 @@ class Router:
         evidence, which saves finding out anew what it knew. An empty answer is certainly wrong.
         """
         if decision is None:
-            p_prefill, remoteness = self._foresee(evidence)
+            point = self._model.whitening.apply(evidence.states)
+            p_prefill, remoteness = self._foresee(evidence, point)
         else:
             p_prefill, remoteness = decision.p_prefill, decision.remoteness
         p_correct = None
@@ -335,18 +337,19 @@ class Router:
             target_risk=target_risk, coverage=coverage, error_cost=error_cost, point=point
         )
 
-    def _foresee(self, evidence: Evidence) -> tuple[float | None, float]:
+    def _foresee(self, evidence: Evidence, point: np.ndarray) -> tuple[float | None, float]:
         """Chance that the base will be right, None untrained, and the prompt's remoteness."""
-        remoteness = self._model.remoteness(evidence.states[None])
+        remoteness = self._model.remoteness_at(point)
         p = None
         if self.is_trained:
-            p = float(self._model.prefill_probabilities((evidence,), remoteness=remoteness)[0])
-        return p, float(remoteness[0])
+            known = np.array([remoteness])
+            p = float(self._model.prefill_probabilities((evidence,), remoteness=known)[0])
+        return p, remoteness
 
-    def _stand(self, evidence: Evidence) -> BaseStanding:
+    def _stand(self, evidence: Evidence, point: np.ndarray) -> BaseStanding:
         threshold = self._trust.prefill.value
         learned = self._model.learned
-        p, remoteness = self._foresee(evidence)
+        p, remoteness = self._foresee(evidence, point)
         if learned is not None and p is not None:
             is_low = p < threshold
             verdict = "it is not trusted below" if is_low else "it is trusted from"

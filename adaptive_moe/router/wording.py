@@ -21,18 +21,22 @@ COLUMNS = 1 << 14
 _PART_LENGTHS = (3, 4, 5)  # characters, a word's borders counted as one each
 _LONGEST = 64  # characters of a word that are looked at
 _WORD = re.compile(r"\w+")
+_PART_OF_WORD = zlib.crc32(b"#")  # where hashes of parts go on from, apart from those of words
 
 
 def wording(text: str) -> Int[np.ndarray, " column"]:
     """The distinct columns that a text's words and parts of words fall into, rising."""
-    marks: set[str] = set()
+    found = set()
     for word in set(_WORD.findall(text.lower())):
+        found.add(zlib.crc32(word.encode()) % COLUMNS)
         bounded = f"<{word[:_LONGEST]}>"
-        marks.add(word)
         for length in _PART_LENGTHS:
-            marks.update(f"#{bounded[at : at + length]}" for at in range(len(bounded) - length + 1))
-    columns = {zlib.crc32(mark.encode()) % COLUMNS for mark in marks}
-    return np.array(sorted(columns), dtype=np.int64)
+            for at in range(len(bounded) - length + 1):
+                part = bounded[at : at + length]
+                found.add(zlib.crc32(part.encode(), _PART_OF_WORD) % COLUMNS)
+    columns = np.fromiter(found, dtype=np.int64, count=len(found))
+    columns.sort()
+    return columns
 
 
 def wording_matrix(texts: Sequence[str]) -> "csr_array":
