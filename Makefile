@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: pocket demo test test-all check format golden transcript bench decisions clean
+.PHONY: pocket demo test test-all check format golden transcript bench decisions training clean
 
 # torch comes first and alone: other packages would pull a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
@@ -20,8 +20,8 @@ demo: .venv/installed
 	$(BIN)/adaptive-moe demo
 
 # Two workers of one thread each are the fastest on two cores; a file's tests stay together. Checks of
-# types in `experts`, at every pass of every layer, would cost a fifth of the time: `test-all` has them.
-CHECKED := models router gaps training integration engine measures
+# types in the other packages would cost a third of the time: `test-all` has them.
+CHECKED := models training integration engine measures
 EMPTY :=
 SPACE := $(EMPTY) $(EMPTY)
 test: .venv/installed-development
@@ -72,6 +72,12 @@ decisions: .venv/installed build/polygraph/installed
 	$(BIN)/python benchmarks/decisions.py --polygraph build/polygraph/bin/python \
 	  $(DECISIONS_OPTIONS) > build/decisions.json
 	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
+
+# Fill the Training table and write docs/training.md from it (about a quarter of an hour).
+training: .venv/installed
+	mkdir -p build
+	$(BIN)/python benchmarks/training.py > build/training.json
+	$(BIN)/python -m adaptive_moe.experiments.training_page build/training.json docs/training.md
 
 # Rebuild the pocket model and its router from the facts (about an hour on two cores).
 pocket: .venv/installed

@@ -1,7 +1,8 @@
 """Fills the Decisions table: `python benchmarks/decisions.py`, or `make decisions`.
 
 Prints one JSON object, and on stderr the table with every row. lm-polygraph needs an environment
-of its own, whose interpreter --polygraph names; `make decisions` makes one.
+of its own, whose interpreter --polygraph names; `make decisions` makes one. A model of others is
+measured where --foreign names it and --domains a folder of texts for it.
 """
 
 import argparse
@@ -24,6 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         threads=options.threads,
         quick=options.quick,
         polygraph=options.polygraph,
+        foreign=options.foreign,
+        domains=options.domains,
     )
     found = conduct(options.part or DECISIONS, plan, lambda text: print(text, file=sys.stderr))
     print(f"\n{text_table(found)}", file=sys.stderr)
@@ -34,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("--part", action="append", choices=DECISIONS, help="may be repeated")
     parser.add_argument("--polygraph", help="the Python of an environment with lm-polygraph")
+    parser.add_argument("--foreign", help="a model of others: an id of the hub or a folder")
+    parser.add_argument("--domains", help="a folder for it: NAME/test.jsonl, NAME/train.jsonl")
     parser.add_argument("--seed", type=int, default=_USUAL.seed)
     parser.add_argument("--threads", type=int, default=_USUAL.threads)
     parser.add_argument("--quick", action="store_true", help="leave out what takes minutes")

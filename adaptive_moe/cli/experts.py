@@ -91,6 +91,35 @@ def verify(
     return 0 if is_sound else 1
 
 
+@command(app, "evaluate", "base", "store", "seed")
+def evaluate(
+    terminal: Terminal,
+    name: ExpertArgument,
+    data: Annotated[
+        list[Path],
+        typer.Option("--data", metavar="FILE", help="JSON lines of prompt and answer; repeatable."),
+    ],
+    against: Annotated[
+        list[str] | None,
+        typer.Option("--against", metavar="NAME", help="Other experts; absent: up to eight."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", min=1, metavar="N", help="Ask at most N questions.")
+    ] = None,
+) -> int:
+    """Measure an expert on questions with known answers.
+
+    Beside it the base and other experts answer the same. Rows may hold choices and answer_idx.
+    """
+    from adaptive_moe.cli.engine import open_engine
+    from adaptive_moe.cli.evaluation_view import evaluation_parts
+
+    with open_engine(terminal) as moe, terminal.working("asking the questions"):
+        found = moe.evaluate_expert(name, data, against=against, limit=limit)
+    terminal.finish(found.to_dict(), *evaluation_parts(found))
+    return 0
+
+
 @command(app, "import", "base", "store", "force_uncalibrated")
 def import_expert(
     terminal: Terminal,

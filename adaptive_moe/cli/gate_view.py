@@ -9,6 +9,7 @@ from rich.text import Text
 from adaptive_moe.cli.safe_text import clean_line
 
 if TYPE_CHECKING:
+    from adaptive_moe.measures.statistics import Interval
     from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures
     from adaptive_moe.training.retrieval import RetrievalFigures
 
@@ -24,6 +25,11 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
     _add_held_out(table, report.held_out, decides=True)
     if report.other is not None:
         _add_held_out(table, report.other, decides=False)
+    if report.versions is not None:
+        table.add_row(
+            f"against version {report.versions.version}", f"{report.versions.examples:,}", "", "",
+            _difference(report.versions.gain),
+        )  # fmt: skip
     _add_guard(table, "known questions, routed", report.guard, report.guard_limit)
     _add_guard(table, "known questions, forced", report.guard_forced, None)
     _add_retrieval(table, report.retrieval)
@@ -31,8 +37,7 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
 
 
 def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> None:
-    gain, name = found.gain, found.split
-    shown = f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
+    name, shown = found.split, _difference(found.gain)
     exact, loss = (shown, "") if found.metric == "exact" else ("", shown)
     style = "" if decides else "dim"
     table.add_row(
@@ -67,6 +72,10 @@ def _add_retrieval(table: Table, found: "RetrievalFigures") -> None:
     share = _share(found.hits / found.questions)
     told = "have the answer in the best passage"
     table.add_row("retrieval (BM25)", f"{found.questions:,}", "", share, told, style="dim")
+
+
+def _difference(gain: "Interval") -> str:
+    return f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
 
 
 def _share(value: float) -> str:

@@ -23,7 +23,7 @@ def train(
     ] = None,
     data: Annotated[
         list[Path] | None,
-        typer.Option("--data", metavar="PATH", help="Files or folders to learn from."),
+        typer.Option("--data", metavar="PATH", help="Files, folders, or hf:OWNER/NAME of the hub."),
     ] = None,
     limit: Annotated[
         int | None, typer.Option("--limit", min=1, metavar="N", help="Use at most N example rows.")
@@ -66,6 +66,6 @@ def _check_paths(paths: list[Path], *, is_needed: bool) -> list[Path]:
     if is_needed and not paths:
         raise DataError("there is nothing to learn from; name files or folders with --data PATH")
     for path in paths:
-        if not path.exists():
+        if not path.as_posix().startswith("hf:") and not path.exists():
             raise DataError(f"{path}: no such file or folder; check the path after --data")
     return paths

@@ -13,6 +13,9 @@ from pydantic import (
 )
 
 MIB = 1024 * 1024
+GIB = 1024 * MIB
+
+_LARGEST_RANK = 128
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -25,6 +28,7 @@ RankStrategy = Literal[
     "random",
     "gradient",
     "empirical",  # another name for gradient
+    "eva",
 ]
 _DTYPES: dict[object, str | None] = {
     "auto": None,
@@ -118,6 +122,11 @@ class RouterSettings(Section):
         "that they contradict is not trusted, one that they repeat is",
     )
     consistency_samples: int = Field(5, ge=2, le=64, description="answers sampled for that")
+    redo: bool = Field(
+        False,
+        description="where the base's finished answer is not trusted, let the expert that came "
+        "closest answer too, and keep the likelier answer; such answers are not streamed",
+    )
     max_experts: int = Field(2, ge=1, le=8, description="experts mixed in one answer at most")
     mixing: Literal["top1", "weighted", "token", "logits"] = Field(
         "weighted",
@@ -182,6 +191,9 @@ class GapSettings(Section):
     cooldown_prompts: int = Field(16, ge=0, description="prompts ignored after a rejected filling")
     minutes_per_day: float = Field(60.0, ge=0.0, description="training budget in minutes")
     max_experts: PositiveInt = Field(1000, description="experts in the store at most")
+    store_bytes: int = Field(
+        10 * GIB, ge=0, description="bytes of experts on the disk from which no gap is filled"
+    )
     ledger: Path | None = Field(None, description="SQLite file; absent: beside the expert store")
 
 
@@ -190,12 +202,19 @@ class TrainingSettings(Section):
 
     ranks: RankStrategy = Field("fixed", description="how ranks are shared out over the layers")
     rank: int = Field(8, ge=1, le=128, description="reference rank r0; the budget is r0 everywhere")
+    budget: Literal["rank", "auto"] = Field(
+        "rank", description="auto: r0 is what the answers need, at 2 bits a parameter, not rank"
+    )
+    auto_ranks: tuple[int, int] = Field((2, 64), description="least and greatest r0 of that")
     scaling: Literal["rslora", "alpha_over_r", "const"] = Field(
         "rslora", description="alpha/sqrt(r), alpha/r or alpha; written out per module"
     )
     alpha: float = Field(16.0, gt=0.0, description="LoRA alpha")
     targets: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_all_or_several)] = Field(
         "all", description="linear layers to adapt: all, or name suffixes"
+    )
+    upper_share: float = Field(
+        1.0, gt=0.0, le=1.0, description="share of the decoder blocks, from the top, to adapt"
     )
     activation: Literal["answer", "prompt"] = Field(
         "answer", description="answer: LoRA from the generation header on, so prompt KV is shared"
@@ -228,6 +247,13 @@ class TrainingSettings(Section):
     )
     max_guard_loss: Probability = Field(0.01, description="upper 95 % bound of the loss, fraction")
     seed: int = Field(0, ge=0, description="of initialisation, order and synthesis")
+
+    @field_validator("auto_ranks")
+    @classmethod
+    def _are_ranks(cls, bounds: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= bounds[0] <= bounds[1] <= _LARGEST_RANK:
+            raise ValueError(f"{bounds[0]} to {bounds[1]}: give two ranks from 1 to 128, rising")
+        return bounds
 
 
 class LoggingSettings(Section):

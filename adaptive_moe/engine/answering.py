@@ -3,42 +3,33 @@
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import final
 
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.choosing import Chooser
 from adaptive_moe.engine.events import (
     Answer,
+    AnswerAttribution,
     Answered,
     Event,
-    Route,
-    Routed,
-    RoutedExpert,
     Scored,
     Token,
     Usage,
 )
 from adaptive_moe.engine.explaining import Explainer
 from adaptive_moe.engine.openings import Openings
-from adaptive_moe.engine.reading import PromptReader
+from adaptive_moe.engine.reading import PromptReader, Reading
+from adaptive_moe.engine.redoing import Redoing
 from adaptive_moe.engine.request import Request
+from adaptive_moe.engine.rows import Row, RowDecoder, route_of, routed
 from adaptive_moe.engine.second_look import AGREEMENT, SecondLook
 from adaptive_moe.engine.shelf import ExpertShelf
-from adaptive_moe.engine.text_stream import TextStream, pieces
-from adaptive_moe.errors import BankFullError
+from adaptive_moe.engine.text_stream import pieces
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import ExpertCache
-from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.models.compiled import CompiledSteps
-from adaptive_moe.models.decoding import (
-    Completion,
-    DecodingStep,
-    Prefill,
-    decode,
-    take_rows,
-)
+from adaptive_moe.models.decoding import Prefill, take_rows
 from adaptive_moe.models.given_answers import trace_answer
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel, Prompt
 from adaptive_moe.models.memory import retry_on_out_of_memory, within_memory
@@ -56,21 +47,6 @@ class _Position:
     index: int
     prompt: EncodedPrompt
     occurrence: int
-
-
-@dataclass(slots=True, eq=False)
-class _Row:
-    """One prompt on its way to an answer; `completion` and `seconds` are filled in as it goes."""
-
-    index: int
-    prompt: EncodedPrompt
-    occurrence: int
-    evidence: Evidence
-    decision: RouteDecision
-    mixture: Mixture
-    forwards: int
-    completion: Completion | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @final
@@ -97,6 +73,11 @@ class Answerer:
         self._chooser = Chooser(language_model, cache, shelf, router, mixing=settings.mixing)
         self._reader = PromptReader(language_model, bank, memory_bytes=memory_bytes)
         self._openings = Openings(language_model, bank, self._chooser)
+        self._decoder = RowDecoder(
+            language_model, cache, self._openings, self._chooser, self._reader, compiled=compiled
+        )
+        self._redoes = settings.redo
+        self._redoing = Redoing(self._chooser, self._decoder, self._confidence)
         self._second_look = SecondLook(
             language_model, cache, self._openings, samples=settings.consistency_samples
         )
@@ -225,117 +206,53 @@ class Answerer:
         started = time.perf_counter()
         reading = self._reader.read([each.prompt for each in part])
         read = time.perf_counter()
-        rows = []
-        for place, each in enumerate(part):
-            evidence = reading.evidence[place]
-            decision, mixture = self._chooser.choose(evidence, request)
-            rows.append(
-                _Row(
-                    each.index,
-                    each.prompt,
-                    each.occurrence,
-                    evidence,
-                    decision,
-                    mixture,
-                    reading.forwards[place],
-                )
-            )
+        rows = [self._row(each, reading, place, request) for place, each in enumerate(part)]
         decided = time.perf_counter()
         for row in rows:
             row.seconds = {"prefill": read - started, "route": decided - read}
             yield row.index, Scored(row.evidence.scores, row.decision.p_prefill)
-            yield row.index, Routed(_route(row.decision), row.decision)
-        for group in self._groups(rows):
-            places = [place for place, row in enumerate(rows) if row in group]
-            yield from self._decode_group(take_rows(reading.filled, places), group, request)
+            yield row.index, routed(row.decision)
+        # What may be exchanged for another answer is not told before that is known.
+        waiting = {row.index: list[Event]() for row in rows if self._may_be_redone(row)}
+        for index, event in self._decoder.decode(reading.filled, rows, request):
+            if index in waiting:
+                waiting[index].append(event)
+            else:
+                yield index, event
         for place, row in enumerate(rows):
+            if row.index in waiting:
+                alone = take_rows(reading.filled, [place])
+                said = self._redoing.settle(alone, row, waiting[row.index], request)
+                yield from ((row.index, event) for event in said)
             answer = self._finish(reading.filled, place, row, request)
             states, decision = row.evidence.states, row.decision
             yield row.index, Answered(answer, states, decision.runner_up, decision.topic)
             self._chooser.prefetch(decision)
 
-    def _groups(self, rows: Sequence[_Row]) -> Iterator[list[_Row]]:
-        """Rows that can be decoded together: by where experts begin to act and what is mixed."""
-        kinds = {
-            row.index: (self._chooser.activation(row.mixture), self._chooser.mixed(row.mixture))
-            for row in rows
-        }
-        for kind in sorted(set(kinds.values())):
-            yield [row for row in rows if kinds[row.index] == kind]
+    def _row(self, position: _Position, reading: Reading, place: int, request: Request) -> Row:
+        evidence = reading.evidence[place]
+        decision, mixture = self._chooser.choose(evidence, request)
+        return Row(
+            position.index,
+            position.prompt,
+            position.occurrence,
+            evidence,
+            decision,
+            mixture,
+            reading.forwards[place],
+        )
 
-    def _decode_group(
-        self, filled: Prefill, group: list[_Row], request: Request
-    ) -> Iterator[tuple[int, Event]]:
-        """One batch's answers, half after half where the device has no room for all its experts."""
-        needed = {expert_id for row in group for expert_id, _ in row.mixture}
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self.cache.hold(needed))
-            except BankFullError:
-                if len(group) == 1:
-                    raise
-            else:
-                yield from self._decode(filled, group, request)
-                return
-        middle = len(group) // 2
-        for places in (range(middle), range(middle, len(group))):
-            half = [group[place] for place in places]
-            yield from self._decode_group(take_rows(filled, list(places)), half, request)
+    def _may_be_redone(self, row: Row) -> bool:
+        return self._redoes and row.decision.instead is not None
 
-    def _decode(
-        self, filled: Prefill, group: list[_Row], request: Request
-    ) -> Iterator[tuple[int, Event]]:
-        started = time.perf_counter()
-        streams = [TextStream(self.language_model) for _ in group]
-        mixtures = [row.mixture for row in group]
-        static = self._compiled is not None
-        with self._openings.opened(filled, mixtures, static=static) as opening:
-            steps = decode(
-                self.language_model,
-                opening.cache,
-                opening.first_logits,
-                attention_mask=opening.attention_mask,
-                prompts=filled.prompts,
-                generation=request.generation,
-                seed=request.seed,
-                occurrences=[row.occurrence for row in group],
-                blend=opening.blend,
-                # Gates that are found anew in every answer are made of new code every time.
-                compiled=None if opening.by_token else self._compiled,
-                stop=request.stop,
-            )
-            for step in steps:
-                for row, stream, token_id in zip(group, streams, step.token_ids, strict=True):
-                    text = stream.push(token_id) if token_id is not None else ""
-                    if text:
-                        yield row.index, Token(text)
-                if step.completions is not None:
-                    self._complete(group, step, time.perf_counter() - started)
-        for row, stream in zip(group, streams, strict=True):
-            assert row.completion is not None
-            rest = stream.finish(row.completion.text)
-            if rest:
-                yield row.index, Token(rest)
+    def _confidence(self, row: Row) -> Confidence:
+        trace = row.finished.trace if row.finished.visible_ids else TokenTrace.empty()
+        return self._judge(row.evidence, trace, row.decision)
 
-    def _complete(self, group: list[_Row], last: DecodingStep, seconds: float) -> None:
-        """Hand every row its answer, and remember where the base's own conversation stands."""
-        assert last.completions is not None
-        reads_header = any(row.mixture for row in group)
-        for row, completion in zip(group, last.completions, strict=True):
-            row.completion = completion
-            row.seconds["decode"] = seconds
-            row.forwards += reads_header + max(0, len(completion.token_ids) - 1)
-        if len(group) == 1 and not group[0].mixture and last.cache is not None:
-            (completion,), prompt = last.completions, group[0].prompt
-            said = (*prompt.prompt_ids, *prompt.header_ids, *completion.token_ids)
-            self._reader.remember(said, last.cache)
-
-    def _finish(self, filled: Prefill, place: int, row: _Row, request: Request) -> Answer:
-        completion = row.completion
-        assert completion is not None
+    def _finish(self, filled: Prefill, place: int, row: Row, request: Request) -> Answer:
+        completion = row.finished
         visible = completion.visible_ids
-        trace = completion.trace if visible else TokenTrace.empty()
-        confidence = self._judge(row.evidence, trace, row.decision)
+        confidence = self._confidence(row)
         is_low = row.decision.low_confidence or self.router.is_low(confidence)
         if visible and self.router.is_grey(confidence):
             started = time.perf_counter()
@@ -344,22 +261,13 @@ class Answerer:
             confidence = replace(confidence, scores={**confidence.scores, "consistency": found})
             is_low = found > AGREEMENT
             row.seconds["second_look"] = time.perf_counter() - started
-        started = time.perf_counter()
         attribution = None
         if request.attribution and row.mixture and visible:
-            attribution = self._explainer.explain(
-                take_rows(filled, [place]),
-                visible,
-                completion.text,
-                evidence=row.evidence,
-                decision=row.decision,
-                mixture=row.mixture,
-            )
-            row.seconds["attribution"] = time.perf_counter() - started
+            attribution = self._explain(take_rows(filled, [place]), row)
         return Answer(
             text=completion.text,
             tokens=pieces(self.language_model, visible),
-            route=_route(row.decision),
+            route=route_of(row.decision),
             low_confidence=is_low,
             confidence=confidence,
             attribution=attribution,
@@ -374,21 +282,23 @@ class Answerer:
             finish_reason=completion.finish_reason,
         )
 
+    def _explain(self, alone: Prefill, row: Row) -> AnswerAttribution:
+        started = time.perf_counter()
+        attribution = self._explainer.explain(
+            alone,
+            row.finished.visible_ids,
+            row.finished.text,
+            evidence=row.evidence,
+            decision=row.decision,
+            mixture=row.mixture,
+        )
+        row.seconds["attribution"] = time.perf_counter() - started
+        return attribution
+
 
 def _positions(encoded: Sequence[EncodedPrompt]) -> tuple[_Position, ...]:
     numbers = numbered(encoded)
     return tuple(
         _Position(index, prompt, occurrence)
         for index, (prompt, occurrence) in enumerate(zip(encoded, numbers, strict=True))
-    )
-
-
-def _route(decision: RouteDecision) -> Route:
-    return Route(
-        kind=decision.kind,
-        experts=tuple(RoutedExpert(*each) for each in decision.experts),
-        domain=decision.domain,
-        threshold=decision.threshold,
-        forced=decision.forced,
-        reasons=decision.reasons,
     )

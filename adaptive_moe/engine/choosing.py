@@ -8,7 +8,12 @@ from typing import final
 
 from adaptive_moe.engine.request import Request
 from adaptive_moe.engine.shelf import Activation, ExpertShelf
-from adaptive_moe.errors import AdaptiveMoEError, ConfigurationError, CorruptExpertError
+from adaptive_moe.errors import (
+    AdaptiveMoEError,
+    ConfigurationError,
+    CorruptExpertError,
+    UnknownExpertError,
+)
 from adaptive_moe.experts.cache import ExpertCache
 from adaptive_moe.experts.pool import Mixture
 from adaptive_moe.integration.mixing import RULES, Mixed
@@ -54,6 +59,22 @@ class Chooser:
                 reasons = (*decision.reasons, *self._numerics_notes(decision))
                 return replace(decision, reasons=reasons), mixture
             broken.append(failed)
+
+    def instead(self, decision: RouteDecision) -> tuple[RouteDecision, Mixture] | None:
+        """The route by the router's second choice, which is on the device; None without any.
+
+        Raises BankFullError where the device has no room for it.
+        """
+        other = decision.instead
+        if other is None:
+            return None
+        try:
+            mixture, failed = self._prepare(other)
+        except UnknownExpertError:  # it was removed since the decision
+            return None
+        if failed is not None:
+            return None
+        return replace(other, reasons=(*other.reasons, *self._numerics_notes(other))), mixture
 
     def activation(self, mixture: Mixture) -> Activation:
         """Where the experts of a mixture begin to act."""

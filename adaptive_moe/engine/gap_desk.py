@@ -56,6 +56,7 @@ class GapDesk:
         training: TrainingSettings,
         *,
         experts: Mapping[str, Expert],
+        stored_bytes: Callable[[], int],
         lock: Path,
         background: bool,
         judged: Callable[[], None],
@@ -65,6 +66,7 @@ class GapDesk:
         self._settings = settings
         self._training = training
         self._experts = experts
+        self._stored_bytes = stored_bytes
         self._is_background = background
         self._judged = judged
         self._filling = threading.Lock()
@@ -218,7 +220,9 @@ class GapDesk:
     def _fill_next(self) -> bool:
         """Fill the next queued gap; false when none may start."""
         self._detector.requeue_interrupted()
-        following = self._detector.next_to_train(experts=len(self._experts))
+        following = self._detector.next_to_train(
+            experts=len(self._experts), stored_bytes=self._stored_bytes()
+        )
         logger.info("next training: %s", following.reason)
         if following.gap is not None:
             self._fill_by_itself(following.gap)

@@ -21,18 +21,20 @@ from adaptive_moe.engine.shelf import HELD_OUT_BASE, HELD_OUT_RIGHT, HELD_OUT_TR
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.experts.adapter_files import import_adapter
 from adaptive_moe.experts.store import ExpertRecord, Store, check_name
-from adaptive_moe.models.linear_layers import LinearLayer, select
+from adaptive_moe.models.linear_layers import LinearLayer, select, upper_blocks
 from adaptive_moe.models.memory import peak_rss_bytes
 from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.training.batching import step_examples
+from adaptive_moe.training.capacity import answer_bits, fitting_rank
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
-from adaptive_moe.training.importance import gradient_importance
+from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.interruption import interruptible
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.ranks import MEASURED, RankPlan, plan_ranks
+from adaptive_moe.training.results import TrainingResult
 from adaptive_moe.training.splits import METRICS, split_examples
 from adaptive_moe.training.synthesis import Example, synthesise
 from adaptive_moe.training.trainer import train_lora
@@ -75,40 +77,13 @@ class Grower:
             else self.prepare(order.data, settings, limit=order.limit)
         )
         checkpoint = self._store.root / "training" / order.name
-
-        def tell(progress: TrainingProgress) -> None:
-            if listener is not None:
-                listener(TrainingStep(order.name, progress))
-
-        result = train_lora(
-            self._answerer.language_model,
-            self._answerer.bank,
-            prepared.plan,
-            prepared.split.train,
-            held_out=prepared.split.selection,
-            settings=settings,
-            seed=settings.seed,
-            metric=METRICS[prepared.split.name],
-            listener=tell,
-            checkpoint=checkpoint,
-            cancelled=cancelled,
+        result = self._train(
+            order.name, prepared, settings, checkpoint, listener=listener, cancelled=cancelled
         )
         if evaluating is not None:
             evaluating()
-        with interruptible(cancelled), self._store.stage() as folder:
-            trial = write_trained(
-                folder,
-                order.name,
-                prepared,
-                result,
-                language_model=self._answerer.language_model,
-                states=self._states,
-                whitening=self._answerer.shelf.whitening,
-                background=self._background(order.name, prepared, settings),
-                settings=settings,
-            )
-            report = self._judge.judge(trial, prepared, settings)
-            record = self._publish(order, trial, report)
+        with interruptible(cancelled):
+            record, report = self._admit(order, prepared, result, settings)
         remove_checkpoint(checkpoint)
         if listener is not None:
             listener(ExpertReady(record.name, record.version, record.status, record.reason))
@@ -196,6 +171,57 @@ class Grower:
                 name, folder, manifest, status="quarantine", reason="imported, not yet verified"
             )
 
+    def _train(
+        self,
+        name: str,
+        prepared: Prepared,
+        settings: TrainingSettings,
+        checkpoint: Path,
+        *,
+        listener: Listener | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> TrainingResult:
+        def tell(progress: TrainingProgress) -> None:
+            if listener is not None:
+                listener(TrainingStep(name, progress))
+
+        return train_lora(
+            self._answerer.language_model,
+            self._answerer.bank,
+            prepared.plan,
+            prepared.split.train,
+            held_out=prepared.split.selection,
+            settings=settings,
+            seed=settings.seed,
+            metric=METRICS[prepared.split.name],
+            listener=tell,
+            checkpoint=checkpoint,
+            cancelled=cancelled,
+        )
+
+    def _admit(
+        self,
+        order: TrainingOrder,
+        prepared: Prepared,
+        result: TrainingResult,
+        settings: TrainingSettings,
+    ) -> tuple[ExpertRecord, GateReport]:
+        """Write the expert down, measure it at the gate and publish it with the verdict."""
+        with self._store.stage() as folder:
+            trial = write_trained(
+                folder,
+                order.name,
+                prepared,
+                result,
+                language_model=self._answerer.language_model,
+                states=self._states,
+                whitening=self._answerer.shelf.whitening,
+                background=self._background(order.name, prepared, settings),
+                settings=settings,
+            )
+            report = self._judge.judge(trial, prepared, settings)
+            return self._publish(order, trial, report), report
+
     def _background(self, name: str, prepared: Prepared, settings: TrainingSettings) -> Outside:
         """What lies outside the new domain: known prompts, other experts' questions."""
         known = self._judge.background(settings)
@@ -206,25 +232,33 @@ class Grower:
         return known.and_also(Placed(self._states(others), tuple(others)))
 
     def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
-        return select(self._answerer.language_model.layers, settings.targets)
+        layers = select(self._answerer.language_model.layers, settings.targets)
+        return upper_blocks(layers, settings.upper_share)
 
     def _plan(
         self, layers: tuple[LinearLayer, ...], settings: TrainingSettings, train: Sequence[Example]
     ) -> RankPlan:
+        model, bank, rank = self._answerer.language_model, self._answerer.bank, settings.rank
+        if settings.budget == "auto" and train:
+            least, most = settings.auto_ranks
+            bits = answer_bits(model, bank, train, settings)
+            rank = fitting_rank(bits, layers, least=least, most=most)
         importance = None
         if settings.ranks in MEASURED and train:
-            importance = gradient_importance(
-                self._answerer.language_model,
+            importance = measured_importance(
+                settings.ranks,
+                model,
                 layers,
                 train,
-                bank=self._answerer.bank,
+                bank=bank,
+                reference_rank=rank,
                 activation=settings.activation,
                 seed=settings.seed,
             )
         return plan_ranks(
             layers,
             strategy=settings.ranks,
-            reference_rank=settings.rank,
+            reference_rank=rank,
             importance=importance,
             scaling=settings.scaling,
             alpha=settings.alpha,

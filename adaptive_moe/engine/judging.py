@@ -16,7 +16,7 @@ from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.router.boundary import Outside
 from adaptive_moe.router.router import ExpertArm
-from adaptive_moe.training.gate import GateReport, Prompts, run_gate
+from adaptive_moe.training.gate import GateReport, Predecessor, Prompts, run_gate
 from adaptive_moe.training.rows import Turn
 
 _ANSWER_TOKENS = 32  # longest guard answer
@@ -41,6 +41,7 @@ class Judge:
             count=settings.guard_prompts,
             seed=settings.seed,
         )
+        predecessor = self._predecessor(trial.name)
         with answerer.shelf.on_trial(trial) as arm:
             # A new version takes its old one's place; without it the old one would answer on.
             present = answerer.shelf.arms()
@@ -55,9 +56,22 @@ class Judge:
                 answer_automatic=lambda prompts: self._ask(prompts, "auto", arms),
                 answer_before=lambda prompts: self._ask(prompts, "auto", present),
                 answer_forced=lambda prompts: self._ask(prompts, [arm.name], arms),
+                predecessor=predecessor,
                 settings=settings,
                 seed=settings.seed,
             )
+
+    def _predecessor(self, name: str) -> Predecessor | None:
+        shelf = self._answerer.shelf
+        if name not in shelf:
+            return None
+        serving = shelf[name]
+        return Predecessor(
+            version=serving.version,
+            weights=shelf.weights(serving.expert_id),
+            activation=serving.activation,
+            taught=frozenset(shelf.questions(serving)),
+        )
 
     def check(self, settings: TrainingSettings) -> None:
         """Read the configured guard file, so that a mistake in it is told before a training.

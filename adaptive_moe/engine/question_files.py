@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypedDict
 
 from adaptive_moe.errors import DataError, NoUsableRowsError
 
@@ -17,7 +18,8 @@ _JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 class GradedQuestion:
     """A question whose answer is known. Questions of one `source` share what they ask about.
 
-    `where` names the file and the line that it was read from.
+    `where` names the file and the line that it was read from. `choices` are the answers to choose
+    from where the question has some, and `right_choice` is the place of the right one.
     """
 
     question: str
@@ -25,6 +27,13 @@ class GradedQuestion:
     domain: str | None
     source: str
     where: str = field(default="", compare=False)
+    choices: tuple[str, ...] = ()
+    right_choice: int | None = None
+
+
+class _Choices(TypedDict, total=False):
+    choices: tuple[str, ...]
+    right_choice: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +107,7 @@ def _answered(line: _Line) -> GradedQuestion:
     question, answer = _first(record, _QUESTION_KEYS), _first(record, _ANSWER_KEYS)
     if question is None or answer is None:
         raise DataError(f"{line.where}: needs a prompt and an answer, both text")
-    return _question(line, record, question, answer)
+    return replace(_question(line, record, question, answer), **_choices(line, record, answer))
 
 
 def _unanswered(line: _Line) -> GradedQuestion:
@@ -122,6 +131,24 @@ def _question(line: _Line, record: dict[str, object], question: str, answer: str
         source=_first(record, _SOURCE_KEYS) or question,
         where=line.where,
     )
+
+
+def _choices(line: _Line, record: dict[str, object], answer: str) -> _Choices:
+    """The choices of a row that has any, with `answer_idx` or the answer among them."""
+    choices = record.get("choices")
+    if not isinstance(choices, list):
+        return {}
+    if not all(isinstance(each, str) and each.strip() for each in choices):
+        raise DataError(f"{line.where}: some of the choices are no text")
+    right = record.get("answer_idx")
+    if right is None and answer in choices:
+        right = choices.index(answer)
+    if not isinstance(right, int) or not 0 <= right < len(choices):
+        raise DataError(
+            f"{line.where}: nothing says which choice is right: answer_idx is {right}, and the "
+            "answer is none of them"
+        )
+    return {"choices": tuple(choices), "right_choice": right}
 
 
 def _record(line: _Line) -> dict[str, object]:

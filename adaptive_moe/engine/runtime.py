@@ -13,11 +13,14 @@ from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.border import Given, as_batch, checked_prompt, request_of
 from adaptive_moe.engine.events import Answer, Answered, Event, Finished, GapFound
+from adaptive_moe.engine.expert_evaluation import MOST_OTHERS, ExpertEvaluation, ExpertEvaluator
 from adaptive_moe.engine.gap_desk import GapDesk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
 from adaptive_moe.engine.noticing import GapWatch
+from adaptive_moe.engine.orders import Paths, as_paths
+from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.risk_watch import RiskWatch
 from adaptive_moe.engine.router_desk import RouterDesk, starting_router
@@ -34,6 +37,7 @@ from adaptive_moe.experts.provenance import Base, check_base
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
+from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.compiled import compiled_steps
 from adaptive_moe.models.language_model import LanguageModel, Prompt
 from adaptive_moe.models.loading import load_base
@@ -121,6 +125,7 @@ class AdaptiveMoE(Teachable):
             settings.gaps,
             settings.training,
             experts=self._shelf,
+            stored_bytes=store.stored_bytes,
             lock=Path(f"{ledger}.training.lock"),
             background=background,
             judged=learn,
@@ -302,6 +307,25 @@ class AdaptiveMoE(Teachable):
         """Write an active expert as a plain PEFT adapter; "vllm" pads all modules to one rank."""
         self._shelf.require([name])
         export_adapter(self.store.get(name), Path(folder), format=format)
+
+    def evaluate_expert(
+        self,
+        name: str,
+        data: Paths,
+        *,
+        against: Sequence[str] | None = None,
+        limit: int | None = None,
+    ) -> ExpertEvaluation:
+        """An active expert beside the base and the experts `against`, up to eight if not named.
+
+        `data` are JSON lines of prompt and answer, perhaps with `choices` and `answer_idx`, of
+        which `limit` are asked. Raises DataError naming file and line, and UnknownExpertError.
+        """
+        questions = read_questions(as_paths(data))
+        questions = questions if limit is None else tuple(evenly(questions, limit))
+        others = [each for each in self._shelf if each != name][:MOST_OTHERS]
+        evaluator = ExpertEvaluator(self._answerer, self.settings.training)
+        return evaluator.evaluate(name, questions, against=others if against is None else against)
 
     def pin_expert(self, name: str, *, pinned: bool = True) -> None:
         """Keep an active expert on the device until it is pinned no more."""

@@ -241,6 +241,10 @@ class ExpertShelf(Mapping[str, Expert]):
         rows = (row for each in others for row in evenly(self._rows(each), share))
         return tuple(row.question for row in rows)
 
+    def questions(self, expert: Expert) -> tuple[str, ...]:
+        """Everything that an expert was asked in training; nothing of an imported one."""
+        return tuple(row.question for row in self._rows(expert))
+
     def records(self, names: Sequence[str]) -> tuple[float, ...]:
         """Success rates of experts that just answered; even odds for one without a domain."""
         arms = {arm.name: arm.success_rate for arm in self._arms([self.find(n) for n in names])}

@@ -82,10 +82,12 @@ class Teachable(Closable, ABC):
         """
         paths = () if data is None else as_paths(data)
         settings = self._training(ranks, rank)
-        if settings.ranks in MEASURED and not paths:
+        is_measured = settings.ranks in MEASURED or settings.budget == "auto"
+        if is_measured and not paths:
+            what = f"ranks {settings.ranks}" if settings.ranks in MEASURED else "budget auto"
             raise ConfigurationError(
-                f"ranks {settings.ranks} are measured on training material; name it (data, or "
-                "--data on the command line), or choose another strategy"
+                f"{what}: this is measured on training material; name it (data, or --data on the "
+                "command line), or choose otherwise"
             )
         return self._grower.plan(paths, settings)
 

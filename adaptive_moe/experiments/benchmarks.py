@@ -82,10 +82,34 @@ def _routed_world(plan: Plan, tell: Tell) -> Findings:
     return routed_world.run(plan, tell)
 
 
+def _foreign_world(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import foreign_world
+
+    return foreign_world.run(plan, tell)
+
+
 def _shares(plan: Plan, tell: Tell) -> Findings:
     from adaptive_moe.experiments import shares
 
     return shares.run(plan, tell)
+
+
+def _training_speed(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import training_speed
+
+    return training_speed.run(plan, tell)
+
+
+def _trained_packs(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import trained_packs
+
+    return trained_packs.run(plan, tell)
+
+
+def _rank_budgets(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import rank_budgets
+
+    return rank_budgets.run(plan, tell)
 
 
 def _time_spent(plan: Plan, tell: Tell) -> Findings:
@@ -106,12 +130,28 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "stated-risk": Benchmark("whether a stated risk is honoured", _stated_risk),
     "gap-streams": Benchmark("planted gaps found, and false ones, in mixed traffic", _gap_streams),
     "routed-world": Benchmark("the whole system with four experts beside an oracle", _routed_world),
+    "foreign-world": Benchmark("experts on a model and texts of others", _foreign_world),
     "shares": Benchmark("whether attribution adds up, and is Shapley's", _shares),
+    "training-speed": Benchmark("our training steps beside Trainer and PEFT", _training_speed),
+    "trained-packs": Benchmark(
+        "from documents to a live expert, and what it knows", _trained_packs
+    ),
+    "rank-budgets": Benchmark("whether ranks cost exactly what was planned", _rank_budgets),
 }
 RUNTIME = ("generate", "parity", "many-experts", "memory")
 """Those that fill the Runtime table."""
-DECISIONS = ("confidence", "polygraph", "stated-risk", "gap-streams", "routed-world", "shares")
+DECISIONS = (
+    "confidence",
+    "polygraph",
+    "stated-risk",
+    "gap-streams",
+    "routed-world",
+    "foreign-world",
+    "shares",
+)
 """Those that fill the Decisions table."""
+TRAINING = ("training-speed", "trained-packs", "rank-budgets")
+"""Those that fill the Training table."""
 
 
 def conduct(names: Sequence[str], plan: Plan, tell: Tell) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """How long the pocket model's router takes to choose among thousands of experts."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -65,6 +65,22 @@ def figures(plan: Plan, tell: Tell) -> Iterator[Figure]:
             median = milliseconds(clock(ask) for ask in turns)
             title = f"{count:,} experts {name}"
             yield timing("choosing", title, POCKET, median, rounds=choices, target=limit)
+        after = partial(_after_reading, language_model, clock)
+        asks = [partial(router.decide, evidence, arms) for evidence in asked]
+        turns = itertools.islice(itertools.cycle(asks), choices)
+        median = milliseconds(after(ask) for ask in turns)
+        title = f"{count:,} experts {_TRAINED}, just after a prompt was read"
+        yield timing("choosing", title, POCKET, median, rounds=choices)
+
+
+def _after_reading(
+    language_model: LanguageModel,
+    clock: Callable[[Callable[[], object]], float],
+    ask: Callable[[], object],
+) -> float:
+    """Seconds of a choice where torch was at work a moment before, as it is in use."""
+    _evidence(language_model, _QUESTIONS[0])
+    return clock(ask)
 
 
 def _questions() -> list[str]:

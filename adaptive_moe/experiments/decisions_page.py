@@ -9,12 +9,12 @@ from collections.abc import Mapping, Sequence
 from adaptive_moe.experiments.page import Found, Page
 
 _HOW = """\
-Everything is asked of the pocket model, which was taught known facts a known number of times. Facts
-are split by fact: the router that ships was fitted on two parts and is measured on the third, three
-wordings of each fact, one of them unlike any in training. An answer is right if it is the true one
-after folding case, articles and punctuation. Intervals hold 95 % and draw whole facts. Nothing was
-tuned on what is measured here; what is chosen by data is chosen on the other splits, and on other
-questions of the same knowledge packs.
+All but the last is asked of the pocket model, which was taught known facts a known number of times.
+Facts are split by fact: the router that ships was fitted on two parts and is measured on the third,
+three wordings of each fact, one of them unlike any in training. An answer is right if it is the
+true one after folding case, articles and punctuation. Intervals hold 95 % and draw whole facts.
+Nothing was tuned on what is measured here; what is chosen by data is chosen on the other splits,
+and on other questions of the same knowledge packs.
 
 * **Left-out domains**: every domain in turn is kept from the router and from the 200 labels that
   calibrate it, and judged by it.
@@ -29,7 +29,11 @@ questions of the same knowledge packs.
 * **Routed system**: four experts, each trained on its pack's documents with default settings; the
   packs' blind questions, and as many about known facts of the test split. The oracle gives every
   question to its pack's expert or to the base.
-* **Attribution**: random experts of rank 8 over all layers, 24 tokens."""
+* **Attribution**: random experts of rank 8 over all layers, 24 tokens.
+* **A model of others** (`--foreign`, `--domains`): an untrained router, an expert for each domain,
+  trained by default settings on at most 2,000 rows, and 100 test questions of each domain, those of
+  the model's own kind among them. Its answers are neither right nor wrong there, so what routing is
+  worth are the nats per token that the expected answers cost whoever is sent them."""
 
 
 def _conditions(_: Found) -> Mapping[str, str]:

@@ -65,6 +65,27 @@ def in_peft(
     return wrapped.eval()
 
 
+def trainable(
+    model: nn.Module,
+    targets: Sequence[str],
+    *,
+    rank: int,
+    alpha: float,
+    use_rslora: bool,
+    header_ids: Sequence[int] | None,
+) -> PeftModel:
+    """One new adapter to train; aLoRA where `header_ids` start it. The model is wrapped in place."""
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=cast("int", alpha),
+        use_rslora=use_rslora,
+        target_modules=list(targets),
+        task_type=_CAUSAL,
+        alora_invocation_tokens=None if header_ids is None else list(header_ids),
+    )
+    return get_peft_model(model, config, autocast_adapter_dtype=False)
+
+
 def add_mixture(wrapped: PeftModel, gates: Mapping[str, float]) -> str:
     """One more adapter that is exactly this weighted sum; its name."""
     name = "mixture"

@@ -27,7 +27,8 @@ class Plan:
     is the largest number of rounds; variants whose interval is narrow stop earlier, and after ten
     rounds `minutes` end those of a model, whatever their intervals. `quick` leaves out what takes
     minutes and stops at ten rounds. `polygraph` is the interpreter of an environment that holds
-    lm-polygraph 0.7.0, None for a run without that peer.
+    lm-polygraph 0.7.0, None for a run without that peer. `foreign` is a model of others, and
+    `domains` a folder of texts for it (see foreign_world); None for a run without it.
     """
 
     models: tuple[str, ...] = ()
@@ -42,6 +43,8 @@ class Plan:
     rank: int = 8
     batches: tuple[int, ...] = (1, 8)
     polygraph: str | None = None
+    foreign: str | None = None
+    domains: str | None = None
 
     @property
     def bases(self) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def _systems(
         right[name] = _right(questions, _answers(moe, questions, [name]))
     oracle = sum(right[each.owner][place] for place, each in enumerate(questions))
     routed = sum(_right(questions, automatic))
-    chosen = [_chooser(answer) for answer in automatic]
+    chosen = [chooser(answer) for answer in automatic]
     same = sum(name == each.owner for name, each in zip(chosen, questions, strict=True))
     known = sum(each.owner == BASE for each in questions)
     note = (
@@ -136,7 +136,7 @@ def _domains(
     """Of every question: what routing says it is about, and what its place alone would."""
     router = moe.router.current
     wanted = [each.domain for each in questions]
-    routed = [_chooser(answer) or answer.route.domain or "" for answer in answers]
+    routed = [chooser(answer) or answer.route.domain or "" for answer in answers]
     everything = _index(router, moe.experts)
     matches = [everything.assign(each.state) for each in questions]
     nearest = [match.ranking[0][0] for match in matches]
@@ -201,7 +201,7 @@ def _right(questions: Sequence[Mixed], answers: Sequence[Answer]) -> list[bool]:
     ]
 
 
-def _chooser(answer: Answer) -> str:
+def chooser(answer: Answer) -> str:
     """Who answered; of several the one with the largest gate."""
     experts = answer.route.experts
     return max(experts, key=lambda expert: expert.gate).name if experts else BASE

@@ -302,6 +302,12 @@ class Store:
             self._index.serve(name, version=earlier[-1].version)
         return earlier[-1]
 
+    def stored_bytes(self) -> int:
+        """Bytes of all experts on the disk, those that do not serve among them."""
+        with disk_errors(self._root):
+            files = [*(self._root / "objects").glob("*/*")]
+            return sum(file.stat().st_size for file in files)
+
     def collect(self) -> int:
         """Delete folders of removed or unknown experts and dead staging; how many were deleted."""
         return self._collect(is_kept=lambda row: row.status != "removed")

@@ -27,13 +27,15 @@ def choose_training(
     *,
     now: datetime,
     experts: int,
+    stored_bytes: int,
     other_minutes: Count,
     settings: GapSettings,
 ) -> NextTraining:
     """The queued gap with the most failing prompts, the oldest among equals, if one may start.
 
     One training at a time; at most `minutes_per_day` within the last 24 hours, `other_minutes`
-    of trainings outside the ledger included; at most `max_experts`, of which `experts` exist.
+    of trainings outside the ledger included; at most `max_experts`, of which `experts` exist;
+    nothing once the store has come to `store_bytes`, as new versions take room too.
     """
     busy = [gap for gap in gaps if gap.state in IN_TRAINING]
     if busy:
@@ -47,6 +49,12 @@ def choose_training(
             None,
             f"{spent:.0f} of {settings.minutes_per_day:g} training minutes are spent within a day; "
             "wait or raise gaps.minutes_per_day",
+        )
+    if stored_bytes >= settings.store_bytes:
+        return NextTraining(
+            None,
+            f"the experts take {stored_bytes:,} of {settings.store_bytes:,} bytes; remove some or "
+            "raise gaps.store_bytes",
         )
     replacing = [gap for gap in queued if gap.expert is not None]
     if experts >= settings.max_experts and not replacing:

@@ -191,13 +191,19 @@ class GapDetector:
         return tuple(gap for gap in self.list() if gap.state is GapState.QUEUED)
 
     def next_to_train(
-        self, *, experts: int, now: datetime | None = None, other_minutes: Count = 0
+        self,
+        *,
+        experts: int,
+        stored_bytes: int = 0,
+        now: datetime | None = None,
+        other_minutes: Count = 0,
     ) -> NextTraining:
         """Which queued gap may start now, or why none; see `budget.choose_training`."""
         return choose_training(
             self.list(),
             now=now or self._clock(),
             experts=experts,
+            stored_bytes=stored_bytes,
             other_minutes=other_minutes,
             settings=self._settings,
         )

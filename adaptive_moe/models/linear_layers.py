@@ -1,5 +1,6 @@
 """Finds the adaptable linear layers of any causal language model and says what each one does."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -111,6 +112,13 @@ def select(
             f"this model has {', '.join(endings)}"
         )
     return tuple(x for x in layers if any(_ends_in(x.name, target) for target in wanted))
+
+
+def upper_blocks(layers: Sequence[LinearLayer], share: float) -> tuple[LinearLayer, ...]:
+    """Those in this share of the decoder blocks, counted from the top and rounded up."""
+    blocks = max(layer.depth for layer in layers) + 1
+    first = blocks - math.ceil(share * blocks)
+    return tuple(layer for layer in layers if layer.depth >= first)
 
 
 def blocks_path(layers: Iterable[LinearLayer]) -> str:

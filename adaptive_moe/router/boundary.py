@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from adaptive_moe.errors import RouterError
 from adaptive_moe.router.folds import fold_numbers
+from adaptive_moe.router.products import product
 from adaptive_moe.router.wording import unit, wording_matrix
 
 if TYPE_CHECKING:
@@ -57,8 +58,7 @@ class Axes:
             raise RouterError(
                 f"state vectors have {state.size} values, this expert expects {self.mean.size}"
             )
-        placed: np.ndarray = (state.astype(np.float32) - self.mean) @ self.projection
-        return placed
+        return product(self.projection.T, state.astype(np.float32) - self.mean)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class Boundary:
 
     def claim(self, place: Float[np.ndarray, " axis"], said: float) -> float:
         """The membership of a prompt that lies at `place` on the axes, by what its words said."""
-        away = self.squared_norms - 2 * (self.supports @ place) + place @ place
+        away = self.squared_norms - 2 * product(self.supports, place) + place @ place
         margin = float(self.weights @ np.exp(-self.gamma * away)) + self.bias
         value = self.slope * margin + said
         return 1 / (1 + math.exp(-max(-700.0, min(700.0, value))))

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -11,6 +10,7 @@ from jaxtyping import Int
 from adaptive_moe.errors import UnknownExpertError
 from adaptive_moe.router.boundary import Axes
 from adaptive_moe.router.calibration import with_prior
+from adaptive_moe.router.decision import BaseStanding, RouteDecision
 from adaptive_moe.router.domains import Domain, DomainMatch
 from adaptive_moe.router.records import nearest_cluster, success_rate
 from adaptive_moe.router.topics import About
@@ -74,53 +74,6 @@ class ExpertArm:
 
 
 @dataclass(frozen=True, slots=True)
-class RouteDecision:
-    """Who answers a prompt, decided from its prefill alone.
-
-    `experts` are (name, version, gate), gates sum to 1; empty for the base. `expected` is each
-    one's expected success on this prompt, empty where the route was forced. `p_prefill` is the
-    chance that the base answers right, None untrained. `uncertainty` is 1 - p_prefill, which is
-    low confidence above 1 - `threshold`; untrained it is the first-token entropy's percentile
-    among the base's reference samples, which is low confidence above `threshold`. `topic` is which
-    of the topics that the router knows the prompt is of, None for another. `domain` is that topic,
-    else the label of the nearest domain that contains the prompt; a low-confidence prompt near its
-    edge has none. `reasons` are sentences for people. `runner_up` is the expert that came closest
-    to answering and does not, None where no other's domain fits. `remoteness` is the prompt's
-    distance from those the router learned from, 1 at their edge.
-    """
-
-    kind: Literal["base", "experts"]
-    experts: tuple[tuple[str, int, float], ...]
-    low_confidence: bool
-    p_prefill: float | None
-    uncertainty: float
-    threshold: float
-    domain: str | None
-    reasons: tuple[str, ...]
-    forced: bool
-    remoteness: float
-    expected: tuple[float, ...] = ()
-    runner_up: str | None = None
-    topic: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class BaseStanding:
-    """What the base's own answer is worth at decision A, and the sentence that says why.
-
-    `usual` is the share of the router's own labelled prompts that the base got right.
-    """
-
-    p_prefill: float | None
-    usual: float | None
-    uncertainty: float
-    threshold: float
-    is_low: bool
-    reason: str
-    remoteness: float
-
-
-@dataclass(frozen=True, slots=True)
 class Candidate:
     """An expert whose domain contains the prompt, and how surely the prompt belongs to it.
 
@@ -156,29 +109,17 @@ def choose(
     which is corrected by the base's record in that domain.
     """
     fitting = _candidates(match, arms, about)
-    domain = domain_name(match, labels, about, is_low=standing.is_low)
-    where = _place_reason(match, labels, about)
+    reasons = (standing.reason, _place_reason(match, labels, about))
     best = fitting[0] if fitting else None
-    if best is None or best.expected <= _chance_of_base(standing, best):
-        said = (standing.reason, where, _refusal(best, standing))
-        return _base_decision(standing, domain, said, runner_up=best, topic=about.topic)
-    chosen = _mixture(fitting, max_experts)
-    total = sum(candidate.expected for candidate in chosen)
-    experts = tuple((item.arm.name, item.arm.version, item.expected / total) for item in chosen)
-    reasons = (standing.reason, where, *(_expert_reason(item) for item in chosen))
-    return RouteDecision(
-        kind="experts",
-        experts=experts,
-        low_confidence=False,
-        p_prefill=standing.p_prefill,
-        uncertainty=standing.uncertainty,
-        threshold=standing.threshold,
-        domain=best.arm.domain.label,
-        reasons=reasons,
-        forced=False,
-        remoteness=standing.remoteness,
-        expected=tuple(item.expected for item in chosen),
-        runner_up=next((item.arm.name for item in fitting if item not in chosen), None),
+    if best is not None and best.expected > _chance_of_base(standing, best):
+        chosen = _mixture(fitting, max_experts)
+        other = next((item.arm.name for item in fitting if item not in chosen), None)
+        return _by_experts(standing, chosen, reasons, runner_up=other, topic=about.topic)
+    return _by_base(
+        standing,
+        domain_name(match, labels, about, is_low=standing.is_low),
+        reasons,
+        runner_up=best,
         topic=about.topic,
     )
 
@@ -315,7 +256,34 @@ def _chance_of_base(standing: BaseStanding, rival: Candidate) -> float:
     return rival.belongs * inside + (1 - rival.belongs) * p
 
 
-def _base_decision(
+def _by_experts(
+    standing: BaseStanding,
+    chosen: Sequence[Candidate],
+    reasons: tuple[str, ...],
+    *,
+    runner_up: str | None,
+    topic: str | None,
+) -> RouteDecision:
+    """The route by the chosen ones, best first, with gates in proportion to what is expected."""
+    total = sum(item.expected for item in chosen)
+    return RouteDecision(
+        kind="experts",
+        experts=tuple((item.arm.name, item.arm.version, item.expected / total) for item in chosen),
+        low_confidence=False,
+        p_prefill=standing.p_prefill,
+        uncertainty=standing.uncertainty,
+        threshold=standing.threshold,
+        domain=chosen[0].arm.domain.label,
+        reasons=(*reasons, *(_expert_reason(item) for item in chosen)),
+        forced=False,
+        remoteness=standing.remoteness,
+        expected=tuple(item.expected for item in chosen),
+        runner_up=runner_up,
+        topic=topic,
+    )
+
+
+def _by_base(
     standing: BaseStanding,
     domain: str | None,
     reasons: tuple[str, ...],
@@ -323,6 +291,9 @@ def _base_decision(
     runner_up: Candidate | None,
     topic: str | None,
 ) -> RouteDecision:
+    instead = None
+    if runner_up is not None:
+        instead = _by_experts(standing, [runner_up], reasons, runner_up=None, topic=topic)
     return RouteDecision(
         kind="base",
         experts=(),
@@ -331,11 +302,12 @@ def _base_decision(
         uncertainty=standing.uncertainty,
         threshold=standing.threshold,
         domain=domain,
-        reasons=reasons,
+        reasons=(*reasons, _refusal(runner_up, standing)),
         forced=False,
         remoteness=standing.remoteness,
         runner_up=None if runner_up is None else runner_up.arm.name,
         topic=topic,
+        instead=instead,
     )
 
 

@@ -19,6 +19,7 @@ from adaptive_moe.errors import RouterError
 from adaptive_moe.models.prefilling import Prefill
 from adaptive_moe.router.boundary import Axes, Boundary
 from adaptive_moe.router.folds import fold_numbers
+from adaptive_moe.router.products import product
 from adaptive_moe.router.whitening import Whitening, fit_whitening
 from adaptive_moe.router.wording import COLUMNS
 
@@ -300,14 +301,14 @@ def _is_possible(domain: Domain) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _CentroidMatrix:
-    """All centroids of an index under each other: every domain's first, then every second, ...
+    """All centroids of an index beside each other: every domain's first, then every second, ...
 
     Domains stand by falling number of centroids, so those that have an n-th one are the first
     `counts[n]`.
     """
 
     keys: tuple[str, ...]
-    centroids: Float[np.ndarray, "centroid dimension"]
+    centroids: Float[np.ndarray, "dimension centroid"]
     half_squared_norms: Float[np.ndarray, " centroid"]
     counts: tuple[int, ...]
     radii: Float[np.ndarray, " domain"]
@@ -321,7 +322,7 @@ class _CentroidMatrix:
         centroids = together[np.argsort(places, kind="stable")]
         return cls(
             tuple(key for key, _ in ordered),
-            centroids,
+            np.ascontiguousarray(centroids.T),
             (centroids**2).sum(axis=1) / 2,
             tuple(np.bincount(places).tolist()),
             np.array([domain.radius for _, domain in ordered], dtype=np.float32),
@@ -329,7 +330,7 @@ class _CentroidMatrix:
 
     def distances(self, point: np.ndarray) -> np.ndarray:
         """Distance of a whitened point to every domain's nearest centroid, [domain]."""
-        relative = self.half_squared_norms - self.centroids @ point
+        relative = self.half_squared_norms - product(self.centroids.T, point)
         nearest, start = relative[: self.counts[0]], self.counts[0]
         for count in self.counts[1:]:
             part = nearest[:count]

@@ -15,15 +15,9 @@ from adaptive_moe.models.fingerprint import Numerics
 from adaptive_moe.models.token_trace import TokenTrace
 from adaptive_moe.router.arm_index import ArmIndex, index_arms
 from adaptive_moe.router.certificates import Certificate, Void
-from adaptive_moe.router.choice import (
-    BaseStanding,
-    ExpertArm,
-    RouteDecision,
-    choose,
-    domain_name,
-    forced_route,
-)
+from adaptive_moe.router.choice import ExpertArm, choose, domain_name, forced_route
 from adaptive_moe.router.confidence import Confidence
+from adaptive_moe.router.decision import BaseStanding, RouteDecision
 from adaptive_moe.router.domains import Domain
 from adaptive_moe.router.evidence import Evidence, RouterRow
 from adaptive_moe.router.files import read_model, write_model

@@ -1,6 +1,7 @@
 """Loss on answer tokens alone: the header and the answer run, the prompt comes from a cache."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, final
 
@@ -14,7 +15,8 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
-from adaptive_moe.training.prompt_cache import PromptCache
+from adaptive_moe.training.lower_blocks import LowerBlocks
+from adaptive_moe.training.prompt_cache import PromptCache, Prompts, pass_arguments
 
 _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the head does
 _IGNORED = -100
@@ -39,7 +41,9 @@ class AnswerLoss:
     """Computes the loss of batches of one set of examples, exactly as they would be served.
 
     With activation "answer" the prompts' key-values come from the base through a `PromptCache`,
-    and only header and answer run under whatever is active; with "prompt" everything does.
+    and only header and answer run under whatever is active; with "prompt" everything does. Where
+    nothing is active in the first `lower_blocks` blocks, "answer" runs header and answer through
+    them once, and then through the others only.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class AnswerLoss:
         *,
         activation: Literal["answer", "prompt"],
         prompt_cache_bytes: int,
+        lower_blocks: int = 0,
     ) -> None:
         self.examples = examples
         self.max_width: int | None = None
@@ -58,11 +63,17 @@ class AnswerLoss:
         self._language_model = language_model
         self._bank = bank
         self._cache: PromptCache | None = None
+        self._lower: LowerBlocks | None = None
+        if activation == "answer" and lower_blocks:
+            self._lower = LowerBlocks(language_model, lower_blocks)
         # Another thread may be answering with an expert: what is kept here must be the base's.
         with bank.activate_weights({}):
             if activation == "answer":
                 self._cache = PromptCache(
-                    language_model, examples, capacity_bytes=prompt_cache_bytes
+                    language_model,
+                    examples,
+                    capacity_bytes=prompt_cache_bytes,
+                    lower=self._lower,
                 )
             self._states = _states_function(language_model)
 
@@ -83,28 +94,27 @@ class AnswerLoss:
             with self._bank.activate_weights({}):
                 more = self._cache.read_ahead()
 
-    def prompts(self, indexes: Sequence[int]) -> tuple[Cache | None, Int[Tensor, "batch time"]]:
+    def prompts(self, indexes: Sequence[int]) -> Prompts:
         """The base's view of the prompts; to be taken while nothing is active."""
         if self._cache is not None:
             return self._cache.batch(indexes)
         header = self._language_model.header_ids
         rows = [(*self.examples[index].prompt_ids, *header) for index in indexes]
         _, mask = left_pad(self._language_model, rows)
-        return None, mask
+        return Prompts(None, mask)
 
-    def compute(
-        self, indexes: Sequence[int], cache: Cache | None, mask: Int[Tensor, "batch time"]
-    ) -> BatchLoss:
+    def compute(self, indexes: Sequence[int], prompts: Prompts) -> BatchLoss:
         """Run the batch on top of `prompts(indexes)` under whatever is active."""
         answers = [self.examples[index].answer_ids for index in indexes]
         width = max(len(answer) for answer in answers)
         targets = torch.full((len(answers), width), _IGNORED, dtype=torch.long)
         for row, answer in enumerate(answers):
             targets[row, : len(answer)] = torch.tensor(answer)
-        targets = targets.to(mask.device)
-        ids = self._ids(indexes, cache, targets)
+        targets = targets.to(prompts.mask.device)
+        ids = self._ids(indexes, prompts.cache, targets)
         needed = targets != _IGNORED
-        logits = self._logits(ids, cache, mask, needed)
+        with self._without_lower_blocks(prompts):
+            logits = self._logits(ids, prompts, needed)
         return _batch_loss(logits, targets, needed)
 
     def _ids(
@@ -123,14 +133,18 @@ class AnswerLoss:
         inputs = targets[:, :-1].masked_fill(targets[:, :-1] == _IGNORED, 0)
         return torch.cat([start, inputs], dim=1)
 
+    def _without_lower_blocks(self, prompts: Prompts) -> AbstractContextManager[None]:
+        if self._lower is None or prompts.lower_states is None:
+            return nullcontext()
+        return self._lower.skipped(prompts.lower_states)
+
     def _logits(
         self,
         ids: Int[Tensor, "batch time"],
-        cache: Cache | None,
-        mask: Int[Tensor, "batch prompt"],
+        prompts: Prompts,
         needed: Bool[Tensor, "batch answer"],
     ) -> Float[Tensor, "token vocab"]:
-        arguments = self._arguments(ids, cache, mask)
+        arguments = pass_arguments(self._language_model, ids, prompts.cache, prompts.mask)
         width = needed.shape[1]
         if self._states is not None:
             states, head = self._states
@@ -140,23 +154,6 @@ class AnswerLoss:
             arguments["logits_to_keep"] = width
         logits = cast("Any", self._language_model.model)(ids, **arguments).logits
         return cast("Tensor", logits[:, -width:][needed]).float()
-
-    def _arguments(
-        self, ids: Int[Tensor, "batch time"], cache: Cache | None, mask: Int[Tensor, "batch prompt"]
-    ) -> dict[str, Any]:
-        total = ids.shape[1] + (mask.shape[1] if cache is not None else 0)
-        whole = torch.cat([mask, mask.new_ones(len(ids), total - mask.shape[1])], dim=1)
-        arguments: dict[str, Any] = {"use_cache": cache is not None}
-        if cache is not None:
-            arguments["past_key_values"] = cache
-        if not bool(mask.all()):
-            arguments["attention_mask"] = whole
-        if self._language_model.takes_positions:
-            positions = (whole.cumsum(dim=1) - 1)[:, -ids.shape[1] :]
-            # Padding behind a short answer may lie beyond the context; nobody reads it.
-            last = self._language_model.context_length - 1
-            arguments["position_ids"] = positions.clamp(0, last)
-        return arguments
 
 
 def _batch_loss(

@@ -12,6 +12,7 @@ _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _RULE = re.compile(r"^\s*([-*_=])(\s*\1){2,}\s*$")
+_UNSEEN = ("head", "title", "script", "style", "template", "noscript", "nav", "form", "svg")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -20,7 +21,8 @@ class Passage:
     """A block of a document.
 
     Tables and lists keep their lines, a paragraph is one line. `heading` holds the titles above
-    it, the document's own first. `line` counts from 1; in a PDF it is the page.
+    it, the document's own first. `line` counts from 1; in a PDF it is the page, in an HTML page
+    the line of its Markdown.
     """
 
     text: str
@@ -30,7 +32,7 @@ class Passage:
 
 
 def read_passages(path: Path, *, file: str) -> list[Passage]:
-    """The passages of a Markdown, text or PDF file in order; DataError names the file."""
+    """The passages of a Markdown, text, HTML or PDF file in order; DataError names the file."""
     try:
         return list(READERS[path.suffix.lower()](path, file))
     except OSError as error:
@@ -92,9 +94,37 @@ def _read_pdf(path: Path, file: str) -> Iterator[Passage]:
                     yield Passage(text, (), file, number)
 
 
+def _read_html(path: Path, file: str) -> Iterator[Passage]:
+    try:
+        from bs4 import BeautifulSoup
+        from markdownify import ATX, MarkdownConverter
+    except ImportError as error:
+        raise DataError(
+            f"{path}: reading HTML needs markdownify; install adaptive_moe[training] or give text"
+        ) from error
+    converter = MarkdownConverter(
+        heading_style=ATX,
+        strip=["a", "img"],
+        escape_asterisks=False,
+        escape_underscores=False,
+        escape_misc=False,
+        table_infer_header=True,
+    )
+    with foreign_parser(path, "HTML page", advice="save it anew, or give its text"):
+        page = BeautifulSoup(read_text(path), "html.parser")
+        title = page.title.get_text(" ", strip=True) if page.title else ""
+        for unseen in page(_UNSEEN):
+            unseen.decompose()
+        text = converter.convert_soup(page)
+    has_heading = any(_HEADING.match(line) for line in text.splitlines())
+    yield from split_markdown(text if has_heading else f"# {title}\n\n{text}", file=file)
+
+
 READERS: dict[str, Callable[[Path, str], Iterator[Passage]]] = {
     ".md": _read_markdown,
     ".markdown": _read_markdown,
     ".txt": _read_markdown,
     ".pdf": _read_pdf,
+    ".html": _read_html,
+    ".htm": _read_html,
 }

@@ -1,4 +1,4 @@
-"""Records of json, jsonl, csv, tsv and parquet files, each with its line or row number."""
+"""Records of example files and of data sets of the hub, each with its line or row number."""
 
 import csv
 import io
@@ -14,6 +14,7 @@ Record = tuple[int, object | None, str]  # number from 1, the record, or None an
 
 _MAX_CONTROL_SHARE = 0.01  # of a text's characters; a stray form feed is fine, a picture is not
 _NO_TEXT = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f\ufffe\uffff]")
+HUB = "hf:"
 _LIST_KEYS = ("data", "rows", "examples", "train", "conversations_list")
 
 
@@ -27,6 +28,27 @@ def read_records(path: Path) -> Iterator[Record]:
         yield from reader(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
+
+
+def hub_name(path: Path) -> str | None:
+    """What follows `hf:` in a path that names a data set of the hub; None for any other."""
+    text = path.as_posix()
+    return text.removeprefix(HUB) if text.startswith(HUB) else None
+
+
+def read_hub(name: str) -> Iterator[Record]:
+    """Every record of a data set OWNER/NAME, or of its part OWNER/NAME:SPLIT, "train" if none.
+
+    A folder laid out as the hub has them may stand for OWNER/NAME. Raises DataError when it cannot
+    be had.
+    """
+    from datasets import load_dataset
+
+    title, _, split = name.partition(":")
+    advice = "check the name, the split (OWNER/NAME:SPLIT) and the connection"
+    with foreign_parser(Path(title), "data set of the hub", advice=advice):
+        for number, record in enumerate(load_dataset(title, split=split or "train"), start=1):
+            yield number, record, ""
 
 
 def read_text(path: Path) -> str:
@@ -133,6 +155,21 @@ def _read_parquet(path: Path) -> Iterator[Record]:
                 yield number, record, ""
 
 
+def _read_arrow(path: Path) -> Iterator[Record]:
+    """Either of Arrow's formats; `datasets` writes the one for streams."""
+    import pyarrow
+
+    advice = "write it anew, or leave it out"
+    with path.open("rb") as file, foreign_parser(path, "Arrow file", advice=advice):
+        try:
+            table = pyarrow.ipc.open_file(file).read_all()
+        except pyarrow.ArrowInvalid:
+            file.seek(0)
+            table = pyarrow.ipc.open_stream(file).read_all()
+        for number, record in enumerate(table.to_pylist(), start=1):
+            yield number, record, ""
+
+
 def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or ["unknown"])[0][:200]
 
@@ -144,4 +181,5 @@ READERS: dict[str, Callable[[Path], Iterator[Record]]] = {
     ".csv": _read_csv,
     ".tsv": _read_tsv,
     ".parquet": _read_parquet,
+    ".arrow": _read_arrow,
 }

@@ -4,6 +4,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from adaptive_moe.measures.statistics import Interval, clopper_pearson_upper, pa
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.documents import Passage
-from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.encoding import EncodedExample, encode_examples
 from adaptive_moe.training.retrieval import RetrievalFigures, measure_retrieval
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.splits import METRICS, Metric, Split, SplitName
@@ -27,6 +28,7 @@ Prompts = Sequence[tuple[Turn, ...]]
 Answerer = Callable[[Prompts], Sequence[str]]
 """Conversations in, the text of one answer each out, in order."""
 
+_UNITS: dict[Metric, str] = {"exact": "exact answers", "loss": "nats per token"}
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
 _FORCED_AT_MOST = 300  # guard prompts; this figure decides nothing
@@ -75,11 +77,31 @@ class GuardFigures:
 
 
 @dataclass(frozen=True, slots=True)
+class Predecessor:
+    """The version that serves until now, and the questions that it was taught."""
+
+    version: int
+    weights: LoraWeights
+    activation: Literal["answer", "prompt"]
+    taught: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFigures:
+    """What a new version gains over the one that serves, on questions that neither was taught."""
+
+    version: int
+    examples: int
+    gain: Interval
+
+
+@dataclass(frozen=True, slots=True)
 class GateReport:
     """The verdict, why, and every figure behind it.
 
     `other` is the split that was not chosen, where the material offers it. `guard` is None when
-    `training.guard_prompts` is 0; `guard_forced` when forced answers were not asked for.
+    `training.guard_prompts` is 0; `guard_forced` when forced answers were not asked for;
+    `versions` when no version of this name serves, or no held-out question was new to it.
     """
 
     accepted: bool
@@ -91,6 +113,7 @@ class GateReport:
     guard_limit: float
     retrieval: RetrievalFigures
     split_digest: str
+    versions: VersionFigures | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as JSON values."""
@@ -108,6 +131,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     answer_automatic: Answerer,
     answer_before: Answerer | None = None,
     answer_forced: Answerer | None = None,
+    predecessor: Predecessor | None = None,
     settings: TrainingSettings,
     seed: int,
 ) -> GateReport:
@@ -116,18 +140,24 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     Accepted only if the held-out gain (exact answers for recall, loss for generalise) has a lower
     95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
     `settings.max_guard_loss` with automatic routing; the forced figure is reported beside it.
-    What was wrong before too, by `answer_before`, is no loss of this expert's.
+    What was wrong before too, by `answer_before`, is no loss of this expert's. A new version may
+    not do worse, on average, than its `predecessor`.
     """
     other_name: SplitName = "generalise" if split.name == "recall" else "recall"
     measure = _Measure(language_model, bank, weights, settings, seed)
     held_out = measure.held_out(split.held_out, split.name)
     other = measure.held_out(split.other, other_name) if split.other else None
+    versions = None if predecessor is None else measure.gain_over(predecessor, split)
     automatic = forced = None
     if settings.guard_prompts > 0:
         automatic = measure_guard(guard, answer_automatic, before=answer_before)
         if answer_forced is not None:
             forced = measure_guard(evenly(guard, _FORCED_AT_MOST), answer_forced)
-    reasons = (*_held_out_reasons(held_out), *_guard_reasons(automatic, settings))
+    reasons = (
+        *_held_out_reasons(held_out),
+        *_version_reasons(versions, held_out.metric),
+        *_guard_reasons(automatic, settings),
+    )
     return GateReport(
         accepted=not reasons,
         reasons=reasons,
@@ -138,6 +168,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
         guard_limit=settings.max_guard_loss,
         retrieval=measure_retrieval(passages, split.train, split.held_out),
         split_digest=split.digest,
+        versions=versions,
     )
 
 
@@ -181,20 +212,11 @@ class _Measure:
     seed: int
 
     def held_out(self, examples: Sequence[Example], split: SplitName) -> HeldOutFigures:
-        encoded = encode_examples(self.language_model, examples)
-        unusable = {id(example) for example, _ in encoded.dropped}
-        usable = [example for example in examples if id(example) not in unusable]
-        loss = AnswerLoss(
-            self.language_model,
-            self.bank,
-            encoded.examples,
-            activation=self.settings.activation,
-            prompt_cache_bytes=self.settings.prompt_cache_bytes,
-        )
+        usable, encoded = _usable(self.language_model, examples)
+        loss = self._loss(encoded, self.settings.activation)
         before = score_examples(self.bank, {}, loss, self.settings)
         after = score_examples(self.bank, self.weights, loss, self.settings)
         metric = METRICS[split]
-        gains = _gains(usable, before, after, metric)
         tokens = sum(score.tokens for score in before)
         return HeldOutFigures(
             split=split,
@@ -205,10 +227,58 @@ class _Measure:
             loss_before=sum(score.loss for score in before) / tokens,
             loss_after=sum(score.loss for score in after) / tokens,
             improved=sum(new.loss < old.loss for old, new in zip(before, after, strict=True)),
-            gain=paired_bootstrap(
-                gains, confidence=_CONFIDENCE, resamples=_RESAMPLES, seed=self.seed
-            ),
+            gain=self._gain(usable, before, after, metric),
         )
+
+    def gain_over(self, predecessor: Predecessor, split: Split) -> VersionFigures | None:
+        """The same comparison with an earlier version where the base stands in `held_out`."""
+        fresh = [each for each in split.held_out if each.prompt[-1][1] not in predecessor.taught]
+        if not fresh:
+            return None
+        usable, encoded = _usable(self.language_model, fresh)
+        old, new = (
+            score_examples(self.bank, weights, self._loss(encoded, activation), self.settings)
+            for weights, activation in (
+                (predecessor.weights, predecessor.activation),
+                (self.weights, self.settings.activation),
+            )
+        )
+        gain = self._gain(usable, old, new, METRICS[split.name])
+        return VersionFigures(predecessor.version, len(usable), gain)
+
+    def _loss(
+        self, examples: Sequence[EncodedExample], activation: Literal["answer", "prompt"]
+    ) -> AnswerLoss:
+        return AnswerLoss(
+            self.language_model,
+            self.bank,
+            examples,
+            activation=activation,
+            prompt_cache_bytes=self.settings.prompt_cache_bytes,
+        )
+
+    def _gain(
+        self,
+        examples: Sequence[Example],
+        before: Sequence[ExampleScore],
+        after: Sequence[ExampleScore],
+        metric: Metric,
+    ) -> Interval:
+        return paired_bootstrap(
+            _gains(examples, before, after, metric),
+            confidence=_CONFIDENCE,
+            resamples=_RESAMPLES,
+            seed=self.seed,
+        )
+
+
+def _usable(
+    language_model: LanguageModel, examples: Sequence[Example]
+) -> tuple[list[Example], Sequence[EncodedExample]]:
+    """The examples that can be written down for this model, as they are and as ids."""
+    encoded = encode_examples(language_model, examples)
+    unusable = {id(example) for example, _ in encoded.dropped}
+    return [each for each in examples if id(each) not in unusable], encoded.examples
 
 
 def _gains(
@@ -229,10 +299,19 @@ def _gains(
 def _held_out_reasons(figures: HeldOutFigures) -> list[str]:
     if figures.gain.low > 0:
         return []
-    unit = "exact answers" if figures.metric == "exact" else "nats per token"
     reason = (
-        f"held-out gain of {figures.gain.mean:+.3f} {unit} is not proven: the 95 % interval "
-        f"{figures.gain.low:+.3f} to {figures.gain.high:+.3f} does not lie above 0"
+        f"held-out gain of {figures.gain.mean:+.3f} {_UNITS[figures.metric]} is not proven: the "
+        f"95 % interval {figures.gain.low:+.3f} to {figures.gain.high:+.3f} does not lie above 0"
+    )
+    return [reason]
+
+
+def _version_reasons(versions: VersionFigures | None, metric: Metric) -> list[str]:
+    if versions is None or versions.gain.mean >= 0:
+        return []
+    reason = (
+        f"version {versions.version}, which serves, is better by {-versions.gain.mean:.3f} "
+        f"{_UNITS[metric]} on {versions.examples} held-out questions that were new to both"
     )
     return [reason]
 

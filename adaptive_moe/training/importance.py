@@ -15,6 +15,7 @@ from adaptive_moe.models.linear_layers import LinearLayer
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.variance import variance_importance
 
 _BLOCK = 2048  # tokens; bounds the Gram matrices
 
@@ -44,9 +45,9 @@ def gradient_importance(
     )
     everything = range(len(encoded.examples))
     with bank.activate_weights({}):
-        cache, mask = loss.prompts(everything)
+        prompts = loss.prompts(everything)
         with _recorded(language_model, layers) as (inputs, gradients):
-            found = loss.compute(everything, cache, mask)
+            found = loss.compute(everything, prompts)
             (found.total / found.tokens).backward()
     norms = {
         layer.name: gradient_norm(inputs[layer.name], gradients[layer.name])
@@ -57,6 +58,33 @@ def gradient_importance(
     if not all(value < float("inf") for value in norms.values()):
         raise TrainingError("the calibration batch gives gradients that are not finite")
     return norms
+
+
+def measured_importance(
+    strategy: str,
+    language_model: LanguageModel,
+    layers: Sequence[LinearLayer],
+    examples: Sequence[Example],
+    *,
+    bank: LoraBank,
+    reference_rank: int,
+    activation: Literal["answer", "prompt"] = "answer",
+    seed: int = 0,
+) -> dict[str, float]:
+    """What a strategy of `ranks.MEASURED` has to know of every layer, by layer name."""
+    if strategy == "eva":
+        return variance_importance(
+            language_model,
+            layers,
+            examples,
+            bank=bank,
+            reference_rank=reference_rank,
+            activation=activation,
+            seed=seed,
+        )
+    return gradient_importance(
+        language_model, layers, examples, bank=bank, activation=activation, seed=seed
+    )
 
 
 def gradient_norm(inputs: Float[Tensor, "token in"], outputs: Float[Tensor, "token out"]) -> float:

@@ -13,13 +13,15 @@ from adaptive_moe.errors import DataError, NoUsableRowsError
 from adaptive_moe.pocket.packs import load_questions, pack_names
 from adaptive_moe.training import documents, files
 from adaptive_moe.training.documents import Passage, read_passages
-from adaptive_moe.training.files import read_records
-from adaptive_moe.training.rows import Row, RowError, clean_text, detect_shape, rows_of
+from adaptive_moe.training.files import hub_name, read_hub, read_records
+from adaptive_moe.training.rows import Row, RowError, Turn, clean_text, detect_shape, rows_of
 
 __all__ = ["Material", "Passage", "Row", "is_material", "question_key", "read_material"]
 
 HELD_OUT_FILES = ("questions.jsonl", "development.jsonl")
 _DOCUMENTS_FOLDER = "documents"
+# What `Dataset.save_to_disk` writes beside its rows.
+_DATA_SET_NOTES = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 _log = logging.getLogger(__name__)
 
@@ -49,13 +51,13 @@ class _Harvest:
     passages: list[Passage] = field(default_factory=list)
     dropped: list[tuple[str, int, str]] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
-    seen: set[tuple[object, ...]] = field(default_factory=set)
+    answers: dict[tuple[Turn, ...], Row] = field(default_factory=dict)  # by what was asked
     examples: int = 0
     held_out: list[int] = field(default_factory=list)  # rows of the file that is being read
 
 
 def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> Material:
-    """Read files and folders, at most `limit` usable rows of examples.
+    """Read files, folders and data sets of the hub (hf:OWNER/NAME), `limit` usable rows at most.
 
     Of a knowledge pack (a folder with documents/ in it) only the documents are read. A record that
     asks a held-out question of a pack is dropped; a file inside a pack with one such record, or
@@ -69,7 +71,7 @@ def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> M
     reserved = _reserved_questions(named)
     harvest = _Harvest(reserved)
     for path, name in _files_of(named):
-        if path.suffix.lower() in documents.READERS:
+        if hub_name(path) is None and path.suffix.lower() in documents.READERS:
             _take_document(path, name, harvest)
         else:
             _take_examples(path, name, harvest, limit=limit)
@@ -96,7 +98,8 @@ def is_material(file: Path, root: Path) -> bool:
     """Whether this file below the folder `root` is read where the folder is named."""
     hidden = any(part.startswith(".") for part in file.relative_to(root).parts)
     known = file.suffix.lower() in documents.READERS | files.READERS
-    return file.is_file() and known and not hidden and file.name not in HELD_OUT_FILES
+    left_out = file.name in HELD_OUT_FILES + _DATA_SET_NOTES
+    return file.is_file() and known and not hidden and not left_out
 
 
 def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
@@ -107,24 +110,26 @@ def _files_of(named: Sequence[Path]) -> Iterator[tuple[Path, str]]:
                 f"{path}: these are a pack's held-out questions; name the pack's folder instead, "
                 "only its documents are learned from"
             )
-        if path.is_dir():
-            root = path / _DOCUMENTS_FOLDER if (path / _DOCUMENTS_FOLDER).is_dir() else path
-            readable = [file for file in sorted(root.rglob("*")) if is_material(file, root)]
-            if not readable:
-                raise DataError(f"{path}: the folder holds no {_known_types()} file")
-            for file in readable:
-                yield (
-                    file,
-                    (path.name / file.relative_to(path)).as_posix()
-                    if path.name
-                    else (file.relative_to(path).as_posix()),
-                )
+        if hub_name(path) is not None:
+            yield path, path.as_posix()
+        elif path.is_dir():
+            yield from _files_in(path)
         elif not path.exists():
             raise DataError(f"{path}: there is no such file or folder")
         elif path.suffix.lower() not in documents.READERS | files.READERS:
             raise DataError(f"{path}: unknown file type; known are {_known_types()}")
         else:
             yield path, path.name
+
+
+def _files_in(folder: Path) -> Iterator[tuple[Path, str]]:
+    is_pack = (folder / _DOCUMENTS_FOLDER).is_dir()
+    root = folder / _DOCUMENTS_FOLDER if is_pack else folder
+    readable = [file for file in sorted(root.rglob("*")) if is_material(file, root)]
+    if not readable:
+        raise DataError(f"{folder}: the folder holds no {_known_types()} file")
+    for file in readable:
+        yield file, (folder.name / file.relative_to(folder)).as_posix()
 
 
 def _known_types() -> str:
@@ -143,7 +148,8 @@ def _take_document(path: Path, name: str, harvest: _Harvest) -> None:
 def _take_examples(path: Path, name: str, harvest: _Harvest, *, limit: int | None) -> None:
     harvest.held_out = []
     count = 0
-    for number, record, problem in read_records(path):
+    data_set = hub_name(path)
+    for number, record, problem in read_records(path) if data_set is None else read_hub(data_set):
         if limit is not None and harvest.examples >= limit:
             break
         count += 1
@@ -169,13 +175,24 @@ def _take_record(record: object, problem: str, place: tuple[str, int], harvest: 
         if any(question_key(row.prompt[-1][1]) in harvest.reserved for row in rows):
             harvest.held_out.append(line)
             raise RowError("this question is held out for measuring and cannot be trained on")
-        fresh = [row for row in rows if (row.prompt, row.answer) not in harvest.seen]
+        _check_agreement(rows, harvest.answers)
+        fresh = [row for row in rows if row.prompt not in harvest.answers]
         if not fresh:
             raise RowError("the same prompt and answer stand further up")
-        harvest.seen.update((row.prompt, row.answer) for row in fresh)
+        harvest.answers |= {row.prompt: row for row in fresh}
         harvest.rows += fresh
         harvest.examples += len(fresh)
     harvest.shapes[shape] += 1
+
+
+def _check_agreement(rows: Sequence[Row], answers: Mapping[tuple[Turn, ...], Row]) -> None:
+    """Nobody can learn two answers to one question; the first stays."""
+    for row in rows:
+        earlier = answers.get(row.prompt, row)
+        if earlier.answer != row.answer:
+            raise RowError(
+                f"it answers the question of {earlier.file}, row {earlier.line}, otherwise"
+            )
 
 
 def _check_usable(harvest: _Harvest, named: Sequence[Path]) -> None:

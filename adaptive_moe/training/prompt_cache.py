@@ -1,12 +1,14 @@
 """Key-values of prompts, computed once by the base and kept in RAM for every later step."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import (
     Cache,
     DynamicCache,
@@ -18,12 +20,40 @@ from adaptive_moe.models.growing_cache import new_cache
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
+from adaptive_moe.training.lower_blocks import LowerBlocks
 
 _Layers = tuple[tuple[Float[Tensor, "head _ width"], Float[Tensor, "head _ width"]], ...]
+_States = Float[Tensor, "_ hidden"]
 _SLICEABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
 
 _BLOCK = 32  # prompts of similar length that are read together
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """A batch's prompts as the base has read them; `mask` is 1 where there is a token.
+
+    Without a `cache` they have to run with their answers. `lower_states` are what header and answer
+    are after the blocks that nothing is trained in, padded on the right.
+    """
+
+    cache: Cache | None
+    mask: Int[Tensor, "batch time"]
+    lower_states: Float[Tensor, "batch answer_time hidden"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """One prompt's key-values in the blocks that are trained, and its example's lower states."""
+
+    layers: _Layers
+    states: _States | None
+
+    @property
+    def bytes(self) -> int:
+        kept = 0 if self.states is None else self.states.nbytes
+        return kept + sum(keys.nbytes + values.nbytes for keys, values in self.layers)
 
 
 @final
@@ -33,7 +63,8 @@ class PromptCache:
     The shortest prompts are kept, as many as fit into `capacity_bytes`; the others are read again
     every time. Which ones, and in what company they are read, depends on the examples alone, so
     that a resumed training computes the same numbers to the last bit. Models with other than
-    attention layers are read again always.
+    attention layers are read again always. Of the blocks in `lower`, the states of header and
+    answer are kept and no key-values.
     """
 
     def __init__(
@@ -42,14 +73,16 @@ class PromptCache:
         examples: Sequence[EncodedExample],
         *,
         capacity_bytes: int,
+        lower: LowerBlocks | None = None,
     ) -> None:
         self._language_model = language_model
         self._examples = examples
-        self._kept: dict[int, _Layers] = {}
+        self._kept: dict[int, _Kept] = {}
         self._block_of: dict[int, list[int]] = {}
         self._used_bytes = 0
         layers = new_cache(language_model).layers
         self._sliceable = all(type(layer) in _SLICEABLE for layer in layers)
+        self._lower = lower if self._sliceable else None
         if self._sliceable and capacity_bytes > 0:
             self._plan_blocks(capacity_bytes)
 
@@ -68,20 +101,20 @@ class PromptCache:
         return False
 
     @torch.no_grad()
-    def batch(self, indexes: Sequence[int]) -> tuple[Cache, Int[Tensor, "batch time"]]:
-        """A fresh cache of these prompts and its mask (1 = a token); it may be continued freely."""
+    def batch(self, indexes: Sequence[int]) -> Prompts:
+        """These prompts with a fresh cache, which may be continued freely."""
         ids, mask = left_pad(
             self._language_model, [self._examples[index].prompt_ids for index in indexes]
         )
         if not self._sliceable:
-            return self._read(ids, mask), mask
+            return Prompts(self._read(ids, mask), mask)
         for index in indexes:
             if index in self._block_of and index not in self._kept:
                 self._keep(self._read_rows(self._block_of[index]))
         missing = [index for index in indexes if index not in self._kept]
         fresh = self._read_rows(missing) if missing else {}
         rows = [self._kept[index] if index in self._kept else fresh[index] for index in indexes]
-        return self._joined(rows, mask.shape[1]), mask
+        return Prompts(self._joined(rows, mask.shape[1]), mask, _right_padded(rows))
 
     @torch.no_grad()
     def _plan_blocks(self, capacity_bytes: int) -> None:
@@ -91,17 +124,21 @@ class PromptCache:
         )
         blocks = [order[start : start + _BLOCK] for start in range(0, len(order), _BLOCK)]
         first = self._read_rows(blocks[0])
-        per_token = _bytes(first) // sum(len(self._examples[i].prompt_ids) for i in first)
+        per_token = _bytes(first) // sum(map(self._tokens, first))
         planned = 0
         for block in blocks:
-            planned += per_token * sum(len(self._examples[i].prompt_ids) for i in block)
+            planned += per_token * sum(map(self._tokens, block))
             if planned > capacity_bytes:
                 return
             self._block_of |= dict.fromkeys(block, block)
             if block is blocks[0]:
                 self._keep(first)
 
-    def _keep(self, fresh: dict[int, _Layers]) -> None:
+    def _tokens(self, index: int) -> int:
+        example = self._examples[index]
+        return len(example.prompt_ids) + (len(example.answer_ids) if self._lower else 0)
+
+    def _keep(self, fresh: dict[int, _Kept]) -> None:
         self._kept |= fresh
         self._used_bytes += _bytes(fresh)
 
@@ -112,27 +149,75 @@ class PromptCache:
         forward(self._language_model, ids, cache=cache, attention_mask=whole)
         return cache
 
-    def _read_rows(self, indexes: Sequence[int]) -> dict[int, _Layers]:
+    def _read_rows(self, indexes: Sequence[int]) -> dict[int, _Kept]:
         ids, mask = left_pad(
             self._language_model, [self._examples[index].prompt_ids for index in indexes]
         )
-        tensors = _tensors(self._read(ids, mask))
-        rows = {}
-        for row, index in enumerate(indexes):
-            length = len(self._examples[index].prompt_ids)
-            rows[index] = tuple(
-                (keys[row, :, -length:].clone(), values[row, :, -length:].clone())
-                for keys, values in tensors
-            )
-        return rows
+        cache = self._read(ids, mask)
+        first = 0 if self._lower is None else self._lower.count
+        layers: dict[int, list[tuple[Tensor, Tensor]]] = {index: [] for index in indexes}
+        for keys, values in _tensors(cache)[first:]:
+            for row, index in enumerate(indexes):
+                length = len(self._examples[index].prompt_ids)
+                own = keys[row, :, -length:].clone(), values[row, :, -length:].clone()
+                layers[index].append(own)
+        states = self._lower_states(indexes, cache, mask)
+        return {
+            index: _Kept(tuple(layers[index]), None if states is None else states[row])
+            for row, index in enumerate(indexes)
+        }
 
-    def _joined(self, rows: Sequence[_Layers], width: int) -> Cache:
+    def _lower_states(
+        self, indexes: Sequence[int], cache: Cache, mask: Int[Tensor, "batch time"]
+    ) -> list[_States] | None:
+        """What the lower blocks make of every header and answer, behind its prompt."""
+        if self._lower is None:
+            return None
+        model, header = self._language_model, self._language_model.header_ids
+        rows = [[*header, *self._examples[index].answer_ids[:-1]] for index in indexes]
+        width = max(map(len, rows))
+        ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], device=mask.device)
+        arguments = pass_arguments(model, ids, cache, mask)
+        states = self._lower.states(lambda: cast("Any", model.model)(ids, **arguments))
+        return [states[place, : len(row)].clone() for place, row in enumerate(rows)]
+
+    def _joined(self, rows: Sequence[_Kept], width: int) -> Cache:
         cache = DynamicCache()
-        for layer in range(len(rows[0])):
-            keys = torch.stack([_left_padded(row[layer][0], width) for row in rows])
-            values = torch.stack([_left_padded(row[layer][1], width) for row in rows])
-            cache.update(keys, values, layer)
+        first = 0 if self._lower is None else self._lower.count
+        for layer in range(len(rows[0].layers)):
+            keys = torch.stack([_left_padded(row.layers[layer][0], width) for row in rows])
+            values = torch.stack([_left_padded(row.layers[layer][1], width) for row in rows])
+            for skipped in range(first if layer == 0 else 0):
+                # Skipped blocks still tell how long the prompt is; no block reads this.
+                cache.update(keys[:, :1, :, :1], values[:, :1, :, :1], skipped)
+            cache.update(keys, values, first + layer)
         return cache
+
+
+def pass_arguments(
+    language_model: LanguageModel,
+    ids: Int[Tensor, "batch time"],
+    cache: Cache | None,
+    mask: Int[Tensor, "batch prompt"],
+) -> dict[str, Any]:
+    """What the model is to be told to read `ids` after the prompts in `cache`, or with them."""
+    total = ids.shape[1] + (mask.shape[1] if cache is not None else 0)
+    whole = torch.cat([mask, mask.new_ones(len(ids), total - mask.shape[1])], dim=1)
+    arguments: dict[str, Any] = {"use_cache": cache is not None}
+    if cache is not None:
+        arguments["past_key_values"] = cache
+    if not bool(mask.all()):
+        arguments["attention_mask"] = whole
+    if language_model.takes_positions:
+        positions = (whole.cumsum(dim=1) - 1)[:, -ids.shape[1] :]
+        # Padding behind a short answer may lie beyond the context; nobody reads it.
+        arguments["position_ids"] = positions.clamp(0, language_model.context_length - 1)
+    return arguments
+
+
+def _right_padded(rows: Sequence[_Kept]) -> Float[Tensor, "batch time hidden"] | None:
+    states = [row.states for row in rows if row.states is not None]
+    return pad_sequence(states, batch_first=True) if states else None
 
 
 def _left_padded(
@@ -147,5 +232,5 @@ def _tensors(cache: Cache) -> list[tuple[Tensor, Tensor]]:
     return [(layer.keys, layer.values) for layer in layers]
 
 
-def _bytes(rows: dict[int, _Layers]) -> int:
-    return sum(keys.nbytes + values.nbytes for layers in rows.values() for keys, values in layers)
+def _bytes(rows: dict[int, _Kept]) -> int:
+    return sum(row.bytes for row in rows.values())

@@ -14,8 +14,8 @@ from adaptive_moe.training.budget import fill_budget
 
 ScalingRule = Literal["rslora", "alpha_over_r", "const"]
 
-MEASURED = frozenset({"gradient", "empirical"})
-"""Two names of the strategy that needs importance measured on training material."""
+MEASURED = frozenset({"gradient", "empirical", "eva"})
+"""Strategies that need importance measured on training material; empirical means gradient."""
 
 _KAPPA = 2.0  # how much more rank the favoured half gets in attention_heavy and mlp_heavy
 _TEMPER = 0.5  # exponent on measured importance: raw gradient norms are too peaked to be ranks
@@ -146,16 +146,27 @@ def _random(request: _ProfileRequest) -> list[float]:
 
 def _gradient(request: _ProfileRequest) -> list[float]:
     """Measured importance, square-rooted around its mean and kept within [1/4, 4]."""
+    values = _measured(request)
+    tempered = (values / values.mean()) ** _TEMPER
+    return [float(value) for value in np.clip(tempered, *_IMPORTANCE_BOUNDS)]
+
+
+def _eva(request: _ProfileRequest) -> list[float]:
+    """Counts of principal components, as they are but within [1/4, 4] of their mean."""
+    values = _measured(request)
+    return [float(value) for value in np.clip(values / values.mean(), *_IMPORTANCE_BOUNDS)]
+
+
+def _measured(request: _ProfileRequest) -> np.ndarray:
     importance = request.importance
     missing = [layer.name for layer in request.layers if layer.name not in (importance or {})]
     if importance is None or missing:
         what = f"of {missing[0]} " if importance is not None else ""
-        raise ConfigurationError(f"the gradient strategy needs the measured importance {what}first")
+        raise ConfigurationError(f"this strategy needs the measured importance {what}first")
     values = np.array([importance[layer.name] for layer in request.layers], dtype=np.float64)
     if not np.isfinite(values).all() or values.min() < 0 or values.max() <= 0:
         raise ConfigurationError("measured importance must be finite, not negative, not all zero")
-    tempered = (values / values.mean()) ** _TEMPER
-    return [float(value) for value in np.clip(tempered, *_IMPORTANCE_BOUNDS)]
+    return values
 
 
 def _places(layers: Sequence[LinearLayer]) -> list[float]:
@@ -173,4 +184,5 @@ STRATEGIES: dict[str, Callable[[_ProfileRequest], list[float]]] = {
     "random": _random,
     "gradient": _gradient,
     "empirical": _gradient,
+    "eva": _eva,
 }

@@ -117,9 +117,9 @@ class Stepper:
         summed = 0.0
         for group in groups:
             with self._bank.activate_weights({}):
-                cache, mask = self._loss.prompts(group)
+                prompts = self._loss.prompts(group)
             with self._bank.activate_weights(self._adapter.weights()):
-                total = self._loss.compute(group, cache, mask).total
+                total = self._loss.compute(group, prompts).total
                 (total / tokens).backward()
             summed += float(total.detach())
         return summed / tokens, tokens
@@ -152,9 +152,9 @@ def score_examples(
     for group in groups:
         stop_if_cancelled()
         with bank.activate_weights({}):
-            cache, mask = loss.prompts(group)
+            prompts = loss.prompts(group)
         with bank.activate_weights(weights):
-            found = loss.compute(group, cache, mask)
+            found = loss.compute(group, prompts)
         rows = zip(group, found.per_example.tolist(), found.exact.tolist(), strict=True)
         for index, nats, exact in rows:
             scores[index] = ExampleScore(nats, len(loss.examples[index].answer_ids), exact)

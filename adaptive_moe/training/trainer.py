@@ -132,6 +132,7 @@ class _Run:
         self._adapter = Adapter(
             plan, language_model.layers, seed=seed, device=language_model.device
         )
+        lowest = min(layer.depth for layer in language_model.layers if layer.name in plan.ranks)
         self._loss, self._test_loss = (
             AnswerLoss(
                 language_model,
@@ -139,6 +140,7 @@ class _Run:
                 side.examples,
                 activation=settings.activation,
                 prompt_cache_bytes=settings.prompt_cache_bytes,
+                lower_blocks=lowest,
             )
             for side in (encoded, tests)
         )

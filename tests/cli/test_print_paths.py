@@ -20,7 +20,7 @@ from adaptive_moe.gaps.evidence import Figures, Member
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.measures.statistics import Interval
-from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures
+from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures, VersionFigures
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.retrieval import RetrievalFigures
 from tests.cli.hostile import leaks, strings
@@ -81,6 +81,7 @@ def hostile_parts(text: str):
         accepted=False, reasons=(text,), held_out=held_out, other=None,
         guard=GuardFigures(9, 1, 2, 1, 0.1, 0.3), guard_forced=None, guard_limit=0.01,
         retrieval=RetrievalFigures(None, 0, text), split_digest=text,
+        versions=VersionFigures(1, 9, Interval(1.0, 0.9, 1.0)),
     )  # fmt: skip
     return (
         experts_table([record], {text}), *expert_parts(record), gaps_table([gap]),

@@ -10,9 +10,9 @@ from adaptive_moe.experts.store import Store
 HEAVY = ("torch", "transformers", "peft", "sklearn", "scipy", "datasets", "prompt_toolkit")
 COMMANDS = (
     "ask", "chat", "train", "demo", "bench", "doctor", "experts", "experts list", "experts show",
-    "experts verify", "experts import", "experts activate", "experts export", "experts remove",
-    "experts rollback", "gaps", "gaps list", "gaps show", "gaps fill", "gaps dismiss", "router",
-    "router train", "router evaluate", "router threshold",
+    "experts verify", "experts evaluate", "experts import", "experts activate", "experts export",
+    "experts remove", "experts rollback", "gaps", "gaps list", "gaps show", "gaps fill",
+    "gaps dismiss", "router", "router train", "router evaluate", "router threshold",
 )  # fmt: skip
 PROBE = """
 import sys

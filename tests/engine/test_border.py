@@ -274,6 +274,7 @@ EXPECTED_KINDS = [
 ]
 
 
+@pytest.mark.slow
 def test_wrong_types_are_told_in_our_own_errors(tmp_path):
     command = [sys.executable, "-c", WRONG_TYPES, str(tmp_path / "store")]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -89,7 +89,9 @@ def test_empirical_is_another_name_for_gradient(open_runtime, rows):
         assert one.ranks == other.ranks
         assert len(set(one.ranks.values())) > 1
         assert (one.strategy, other.strategy) == ("gradient", "empirical")
-        with pytest.raises(ConfigurationError, match="empirical are measured on training material"):
+        with pytest.raises(
+            ConfigurationError, match="ranks empirical: this is measured on training material"
+        ):
             moe.plan_expert(ranks="empirical")
 
 

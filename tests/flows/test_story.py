@@ -236,6 +236,7 @@ def test_base_logits_survive_two_experts_added_used_evicted_and_removed(told, tm
             assert torch.equal(old, new)
 
 
+@pytest.mark.slow
 def test_prompts_alone_verify_a_gap_train_an_expert_and_route_to_it(tmp_path):
     """Nobody asks for a training: a worker fills the gap."""
     material = write_material(tmp_path / "material")

@@ -73,6 +73,17 @@ def test_a_full_store_takes_only_new_versions(queue):
     assert detector.next_to_train(experts=3).gap.id == new
 
 
+def test_a_store_that_has_grown_to_its_bytes_takes_nothing(ledger, world):
+    detector = GapDetector(ledger, GapSettings(store_bytes=1000))
+    gap = detector.observe(world.ask("symbol of iron")).gap
+    detector.transition(gap.id, GapState.QUEUED, "asked for", by_person=True)
+
+    assert detector.next_to_train(experts=1, stored_bytes=999).gap.id == gap.id
+    refused = detector.next_to_train(experts=1, stored_bytes=1000)
+    assert refused.gap is None
+    assert "1,000 of 1,000 bytes" in refused.reason
+
+
 def test_an_interrupted_training_is_queued_again(tmp_path, world):
     file = tmp_path / "gaps.sqlite"
     with GapLedger(file) as ledger:

@@ -39,9 +39,9 @@ def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, example
     loss = AnswerLoss(
         language_model, bank, encoded, activation=activation, prompt_cache_bytes=1 << 20
     )
-    cache, mask = loss.prompts(range(6))
+    prompts = loss.prompts(range(6))
     with bank.activate_weights(weights):
-        found = loss.compute(range(6), cache, mask)
+        found = loss.compute(range(6), prompts)
     gradients = losses_and_gradients(weights, found.total)
     expected = [
         reference_loss(language_model, item, weights, from_header=activation == "answer")
@@ -55,6 +55,42 @@ def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, example
             assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("capacity", [0, 1 << 20])
+def test_blocks_below_the_expert_run_once_and_change_nothing(
+    architecture, capacity, examples, make_bank
+):
+    language_model = tiny_language_model(architecture)
+    encoded = encode_examples(language_model, examples[:6]).examples
+    bank = make_bank(language_model)
+    top = max(layer.depth for layer in language_model.layers)
+    named = {layer.name for layer in language_model.layers if layer.depth == top}
+    weights = {name: pair for name, pair in random_weights(language_model).items() if name in named}
+    found = []
+    for lower_blocks in (0, top):
+        loss = AnswerLoss(
+            language_model,
+            bank,
+            encoded,
+            activation="answer",
+            prompt_cache_bytes=capacity,
+            lower_blocks=lower_blocks,
+        )
+        for group in ([0, 3], [5, 2, 1, 0]):
+            prompts = loss.prompts(group)
+            with bank.activate_weights(weights):
+                batch = loss.compute(group, prompts)
+        found.append((batch.per_example, losses_and_gradients(weights, batch.total)))
+    (plain, gradients), (skipping, others) = found
+    assert torch.allclose(plain, skipping, rtol=1e-5, atol=1e-5)
+    for one, other in zip(gradients, others, strict=True):
+        if one is not None:
+            assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
+    ids = torch.tensor([[1, 2, 3]])
+    before = language_model.model(ids).logits
+    assert torch.equal(before, tiny_language_model(architecture).model(ids).logits)
+
+
 def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, make_bank):
     encoded = encode_examples(llama, examples[:8]).examples
     bank, weights = make_bank(llama), random_weights(llama)
@@ -62,9 +98,9 @@ def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, 
     for capacity in (0, 3000, 1 << 20):
         loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=capacity)
         for group in ([0, 1, 2], [5, 2, 7, 0]):
-            cache, mask = loss.prompts(group)
+            prompts = loss.prompts(group)
             with bank.activate_weights(weights):
-                total = loss.compute(group, cache, mask).total
+                total = loss.compute(group, prompts).total
         assert loss.cached_bytes <= capacity
         totals.append(float(total.detach()))
     assert totals[1:] == pytest.approx([totals[0]] * 2, rel=1e-6)
@@ -81,8 +117,8 @@ def test_prompts_are_the_base_s_while_another_thread_uses_an_expert(llama, examp
         made.append(loss)
 
     def prompt_keys(loss):
-        cache, _ = loss.prompts([0, 1])
-        return cache.layers[-1].keys
+        prompts = loss.prompts([0, 1])
+        return prompts.cache.layers[-1].keys
 
     make()
     other = threading.Thread(target=make)
@@ -103,8 +139,8 @@ def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
     encoded = encode_examples(llama, [Example(prompt, answer, "f", "x", "f", 1)]).examples
     bank = make_bank(llama)
     loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
-    cache, mask = loss.prompts([0])
-    found = loss.compute([0], cache, mask)
+    prompts = loss.prompts([0])
+    found = loss.compute([0], prompts)
     wanted = [int(token) for token in produced]
     greedy_gives_it = list(encoded[0].answer_ids) == wanted
     assert bool(found.exact[0]) == greedy_gives_it

@@ -7,7 +7,7 @@ import torch
 
 from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.training.documents import Passage
-from adaptive_moe.training.gate import GuardItem, measure_guard, run_gate
+from adaptive_moe.training.gate import GuardItem, Predecessor, measure_guard, run_gate
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.retrieval import measure_retrieval
 from adaptive_moe.training.splits import Split
@@ -41,7 +41,9 @@ def trained(make_bank, examples, quick):
         llama, bank, plan, examples, held_out=examples[:12], settings=settings, seed=0
     )
 
-    def gate(name="generalise", weights=result.weights, guards=GUARD, automatic=RIGHT):
+    def gate(
+        name="generalise", weights=result.weights, guards=GUARD, automatic=RIGHT, predecessor=None
+    ):
         split = Split(name, tuple(examples), (), tuple(examples[:12]), "digest")
         return run_gate(
             llama,
@@ -52,10 +54,12 @@ def trained(make_bank, examples, quick):
             guard=guards,
             answer_automatic=automatic,
             answer_forced=answerer(9),
+            predecessor=predecessor,
             settings=settings,
             seed=0,
         )
 
+    gate.weights = result.weights
     return gate
 
 
@@ -69,6 +73,37 @@ def test_a_proven_gain_without_loss_is_accepted(trained):
     assert report.guard.bound == pytest.approx(0.00994, abs=1e-4)
     assert report.guard_forced.lost == 9
     json.dumps(report.to_dict(), allow_nan=False)
+
+
+def test_the_better_version_serves(trained, examples):
+    halved = {name: LoraPair(pair.a, pair.b * 0.5) for name, pair in trained.weights.items()}
+    weaker = trained(predecessor=Predecessor(1, halved, "answer", frozenset()))
+    assert weaker.accepted
+    assert weaker.versions.gain.mean > 0
+    assert weaker.versions.examples == 12
+
+    better = trained(
+        weights=halved, predecessor=Predecessor(1, trained.weights, "answer", frozenset())
+    )
+    assert better.held_out.gain.low > 0
+    assert not better.accepted
+    assert better.versions.gain.mean == pytest.approx(-weaker.versions.gain.mean)
+    (reason,) = better.reasons
+    assert reason.startswith("version 1, which serves, is better by ")
+
+    equal = trained(predecessor=Predecessor(1, trained.weights, "answer", frozenset()))
+    assert equal.accepted
+    assert equal.versions.gain.mean == 0
+
+
+def test_versions_are_compared_on_questions_that_are_new_to_both(trained, examples):
+    halved = {name: LoraPair(pair.a, pair.b * 0.5) for name, pair in trained.weights.items()}
+    taught = {example.prompt[-1][1] for example in examples[:12]}
+    report = trained(
+        weights=halved, predecessor=Predecessor(1, trained.weights, "answer", frozenset(taught))
+    )
+    assert report.accepted
+    assert report.versions is None
 
 
 def test_what_others_spoilt_before_is_not_held_against_an_expert():

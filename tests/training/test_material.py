@@ -51,7 +51,7 @@ def test_text_rows_become_passages(tmp_path):
     assert material.passages[0].text.startswith("The lake")
 
 
-@pytest.mark.parametrize("suffix", [".json", ".csv", ".tsv", ".parquet"])
+@pytest.mark.parametrize("suffix", [".json", ".csv", ".tsv", ".parquet", ".arrow"])
 def test_other_containers_give_the_same_rows(tmp_path, suffix):
     path = tmp_path / f"rows{suffix}"
     records = [{"prompt": f"{QUESTION} {i}", "completion": ANSWER} for i in range(3)]
@@ -62,12 +62,73 @@ def test_other_containers_give_the_same_rows(tmp_path, suffix):
         from pyarrow import parquet
 
         parquet.write_table(pa.Table.from_pylist(records), path)
+    elif suffix == ".arrow":
+        import pyarrow as pa
+
+        table = pa.Table.from_pylist(records)
+        with pa.ipc.new_file(path, table.schema) as writer:
+            writer.write_table(table)
     else:
         comma = "," if suffix == ".csv" else "\t"
         lines = [comma.join(record.values()) for record in records]
         path.write_text("\n".join([comma.join(records[0]), *lines]))
     material = read_material([path])
     assert [row.prompt[0][1] for row in material.rows] == [f"{QUESTION} {i}" for i in range(3)]
+
+
+def test_data_sets_are_read_from_the_disk_and_by_name(tmp_path):
+    from datasets import Dataset
+
+    records = [{"prompt": f"{QUESTION} {i}", "completion": ANSWER} for i in range(3)]
+    Dataset.from_list(records).save_to_disk(tmp_path / "saved")
+    write_jsonl(tmp_path / "train.jsonl", records[:2])
+    write_jsonl(tmp_path / "test.jsonl", records[2:])
+
+    saved = read_material([tmp_path / "saved"])
+    assert [row.prompt[0][1] for row in saved.rows] == [f"{QUESTION} {i}" for i in range(3)]
+    assert saved.dropped == ()
+    (tmp_path / "saved" / "data-00000-of-00001.arrow").rename(tmp_path / "gone.arrow")
+    named = read_material([f"hf:{tmp_path}:test"])
+    assert [row.prompt[0][1] for row in named.rows] == [f"{QUESTION} 2"]
+    assert named.rows[0].file == f"hf:{tmp_path}:test"
+
+
+def test_a_data_set_that_cannot_be_had_is_named(tmp_path):
+    with pytest.raises(DataError, match=r"nobody/nothing: not a readable data set of the hub"):
+        read_material(["hf:nobody/nothing"])
+
+
+PAGE = """<!doctype html><html><head><title>Lakes of the north</title><style>p {color: red}</style>
+</head><body><nav>Home</nav><h1>Lakes</h1><p>The <b>lake</b> is <a href="x">forty</a> metres
+deep.</p><h2>Figures</h2><table><tr><th>Lake</th><th>Depth in metres</th></tr>
+<tr><td>Vidra</td><td>40</td></tr></table><script>alert("no")</script></body></html>"""
+
+
+def test_pages_are_read_like_markdown(tmp_path):
+    (tmp_path / "lakes.html").write_text(PAGE)
+    (tmp_path / "bare.htm").write_text("<title>Bare</title><p>Only this.</p>")
+    material = read_material([tmp_path])
+    bare, text, table = material.passages
+    assert (bare.heading, bare.text) == (("Bare",), "Only this.")
+    assert text.heading == ("Lakes",)
+    assert text.text == "The **lake** is forty metres deep."
+    assert table.heading == ("Lakes", "Figures")
+    assert table.text.splitlines()[0] == "| Lake | Depth in metres |"
+    assert "| Vidra | 40 |" in table.text
+    assert not any(
+        "alert" in passage.text or "Home" in passage.text for passage in material.passages
+    )
+
+
+def test_a_second_answer_to_one_question_is_dropped_and_named(tmp_path):
+    rows = [
+        {"prompt": QUESTION, "completion": answer} for answer in (ANSWER, "Fifty metres.", ANSWER)
+    ]
+    material = read_material([write_jsonl(tmp_path / "rows.jsonl", rows)])
+    assert [row.answer for row in material.rows] == [ANSWER]
+    reasons = [reason for _, _, reason in material.dropped]
+    assert reasons[0] == "it answers the question of rows.jsonl, row 1, otherwise"
+    assert reasons[1] == "the same prompt and answer stand further up"
 
 
 def test_each_assistant_turn_is_one_row(tmp_path):

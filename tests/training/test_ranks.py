@@ -92,6 +92,15 @@ def test_gradient_follows_importance_and_refuses_to_guess_it():
         plan_ranks(layers, strategy="gradient", reference_rank=8)
 
 
+def test_eva_shares_out_ranks_by_counts_of_components():
+    layers = model_layers()
+    counts = {layer.name: 12.0 if layer.kind == "down" else 6.0 for layer in layers}
+    plan = plan_ranks(layers, strategy="eva", reference_rank=8, importance=counts)
+    assert abs(plan.ranks["layers.0.down"] - 2 * plan.ranks["layers.0.up"]) <= 2
+    with pytest.raises(ConfigurationError, match="measured importance"):
+        plan_ranks(layers, strategy="eva", reference_rank=8)
+
+
 def test_random_depends_on_the_seed_only():
     layers = model_layers()
     plans = [plan_ranks(layers, strategy="random", reference_rank=8, seed=s) for s in (1, 1, 2)]

@@ -294,11 +294,11 @@ def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, example
     )
     encoded = encode_examples(llama, examples).examples
     loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
-    cache, mask = loss.prompts(range(len(encoded)))
+    prompts = loss.prompts(range(len(encoded)))
     weights = [llama.model.get_submodule(layer.name).weight for layer in llama.layers]
     for weight in weights:
         weight.requires_grad_(True)
-    found = loss.compute(range(len(encoded)), cache, mask)
+    found = loss.compute(range(len(encoded)), prompts)
     gradients = torch.autograd.grad(found.total / found.tokens, weights)
     for layer, gradient in zip(llama.layers, gradients, strict=True):
         assert measured[layer.name] == pytest.approx(float(gradient.norm()), rel=1e-3)

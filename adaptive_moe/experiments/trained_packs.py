@@ -1,0 +1,158 @@
+"""From a knowledge pack's documents to a live expert: how long it takes and what it then knows."""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from adaptive_moe.config.settings import Settings
+from adaptive_moe.engine.events import Answer
+from adaptive_moe.engine.orders import TrainingEstimate, TrainingOutcome
+from adaptive_moe.engine.runtime import AdaptiveMoE
+from adaptive_moe.errors import AdaptiveMoEError
+from adaptive_moe.experiments import bases
+from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.known_world import pocket_figure, share_figure
+from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experts.store import Store
+from adaptive_moe.measures.graders import normalised
+from adaptive_moe.pocket import load_questions, pack_names, pack_path
+
+_BATCH = 64
+_ANSWER_TOKENS = 32
+_SECONDS, _BEFORE, _AFTER, _LOST = 60.0, 0.05, 0.95, 0.01
+_TIME_OFF, _MEMORY_OFF = 0.25, 0.20  # of what `train --dry-run` foretold
+
+
+@dataclass(frozen=True, slots=True)
+class _Story:
+    """One pack before and after, and what was foretold of its training."""
+
+    pack: str
+    foretold: TrainingEstimate
+    outcome: TrainingOutcome
+    seconds: float
+    questions: int
+    before: int
+    after: int
+    sent_to_it: int
+
+
+def run(plan: Plan, tell: Tell) -> Findings:
+    """Each pack in a store of its own, with default settings; quickly only the first."""
+    model = bases.load(POCKET, plan.device)
+    packs = pack_names()[:1] if plan.quick else pack_names()
+    stories = []
+    for pack in packs:
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            Store(Path(folder) / "experts") as store,
+            AdaptiveMoE(model, store, Settings(), background=False) as moe,
+        ):
+            stories.append(_live_through(moe, pack, tell))
+    figures = [figure for story in stories for figure in _figures(story)]
+    details = {story.pack: story.outcome.to_dict() for story in stories}
+    return Findings(tuple(figures), {"trainings": details})
+
+
+def _live_through(moe: AdaptiveMoE, pack: str, tell: Tell) -> _Story:
+    questions = load_questions(pack)
+    prompts = [each.question for each in questions]
+    references = [each.answer for each in questions]
+    tell(f"{pack}: asking {len(prompts)} questions")
+    before = _right(_answers(moe, prompts), references)
+    tell(f"{pack}: foretelling")
+    foretold = moe.estimate_expert(pack_path(pack))
+    tell(f"{pack}: training")
+    started = time.perf_counter()
+    outcome = moe.train_expert(pack, pack_path(pack))
+    seconds = time.perf_counter() - started
+    if not outcome.is_live:
+        raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
+    answers = _answers(moe, prompts)
+    sent = sum(pack in [each.name for each in answer.route.experts] for answer in answers)
+    return _Story(
+        pack,
+        foretold,
+        outcome,
+        seconds,
+        len(prompts),
+        before,
+        _right(answers, references),
+        sent,
+    )
+
+
+def _figures(story: _Story) -> Iterator[Figure]:
+    pack, outcome = story.pack, story.outcome
+    training = outcome.result.seconds
+    yield Figure(
+        "pack_seconds",
+        pack,
+        POCKET,
+        story.seconds,
+        unit="s",
+        target=_SECONDS,
+        note=f"{outcome.result.steps} steps on {outcome.examples} examples took {training:.0f} s, "
+        f"the rest went to reading, placing and the gate; {outcome.plan.parameters:,} parameters",
+    )
+    yield pocket_figure(
+        "pack_answers",
+        f"{pack}, before",
+        value=story.before / story.questions,
+        target=_BEFORE,
+        note=f"{story.before} of {story.questions} blind questions",
+    )
+    yield share_figure(
+        "pack_answers",
+        f"{pack}, after",
+        story.after,
+        of=story.questions,
+        target=_AFTER,
+        note=f"{story.after} of {story.questions}; {story.sent_to_it} were sent to the expert",
+    )
+    guard = outcome.report.guard
+    assert guard is not None
+    yield pocket_figure(
+        "guard",
+        pack,
+        value=guard.bound,
+        target=_LOST,
+        note=f"{guard.lost} of {guard.items} lost, {guard.near_lost} of {guard.near_items} near",
+    )
+    yield from _foretold(story)
+
+
+def _foretold(story: _Story) -> Iterator[Figure]:
+    """What `--dry-run` said beside what came; a training that is done early takes less."""
+    foretold, result = story.foretold, story.outcome.result
+    per_step = foretold.seconds / foretold.steps
+    yield Figure(
+        "dry_run",
+        f"{story.pack}, seconds of as many steps",
+        POCKET,
+        abs(per_step * result.steps / result.seconds - 1),
+        target=_TIME_OFF,
+        note=f"{foretold.seconds:.0f} s foretold for {foretold.steps} steps; {result.steps} were "
+        f"taken in {result.seconds:.0f} s",
+    )
+
+
+def _answers(moe: AdaptiveMoE, prompts: Sequence[str]) -> list[Answer]:
+    answers: list[Answer] = []
+    for start in range(0, len(prompts), _BATCH):
+        found = moe.generate(
+            list(prompts[start : start + _BATCH]),
+            attribution=False,
+            max_new_tokens=_ANSWER_TOKENS,
+        )
+        answers += found if isinstance(found, list) else [found]
+    return answers
+
+
+def _right(answers: Sequence[Answer], references: Sequence[str]) -> int:
+    return sum(
+        normalised(answer.text, reference)
+        for answer, reference in zip(answers, references, strict=True)
+    )

@@ -1,0 +1,133 @@
+"""Seconds of a training: our steps against Trainer over PEFT, with the same mathematics."""
+
+import random
+from collections.abc import Iterator
+
+import torch
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.experiments import bases, interleaved
+from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.interleaved import Comparison, Variant
+from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experiments.training_work import OurTraining, PeerTraining, Trained, Work
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.pocket import pack_names, pack_path
+from adaptive_moe.training.encoding import EncodedExample, encode_examples
+from adaptive_moe.training.material import read_material
+from adaptive_moe.training.synthesis import synthesise
+
+_EXAMPLES, _STEPS = 192, 12
+_BATCH, _MICRO = 32, 8  # four passes a step
+_ANSWER, _PROMPT = 16, 64  # tokens of the long examples, on average
+_SPREAD = 0.25
+_BANK_BYTES = 8 << 20
+_LOSS_TOLERANCE = 1e-6
+_ROUNDS = 20
+
+
+def run(plan: Plan, tell: Tell) -> Findings:
+    """Both kinds of experts on the pocket model: a pack's own examples, and longer prompts."""
+    model = bases.load(POCKET, plan.device)
+    bank = LoraBank(model.model, model.layers, capacity_bytes=_BANK_BYTES, dtype=model.dtype)
+    settings = TrainingSettings(
+        rank=plan.rank,
+        max_steps=4 if plan.quick else _STEPS,
+        batch_size=_BATCH,
+        micro_batch_size=_MICRO,
+        warmup_steps=2,
+        seed=plan.seed,
+    )
+    works = (
+        ("identical_maths", Work(model, _of_a_pack(model, plan.seed), "prompt", settings), 1 / 1.6),
+        ("cached_prompts", Work(model, _long(model, plan.seed), "answer", settings), 1 / 2.5),
+    )
+    try:
+        figures = [
+            figure
+            for row, work, target in works
+            for figure in _compare(row, work, bank, plan, tell, target=target)
+        ]
+    finally:
+        bank.close()
+    return Findings(tuple(figures), {})
+
+
+def _compare(
+    row: str, work: Work, bank: LoraBank, plan: Plan, tell: Tell, *, target: float
+) -> Iterator[Figure]:
+    """First that both do the same, then how long either takes."""
+    ours, peer = OurTraining(work, bank), PeerTraining(work)
+    tell(f"{row}: comparing the steps")
+    yield from _apart(row, ours.run(), peer.run())
+
+    def steps(result: Trained) -> int:
+        return len(result.losses)
+
+    reference = Variant("Trainer and PEFT", _BATCH, lambda: steps(peer.run()))
+    variant = Variant("our trainer", _BATCH, lambda: steps(ours.run()))
+    comparison = Comparison(row, variant, reference, target=target)
+    seconds = interleaved.measure(
+        [comparison],
+        rounds=min(plan.most_rounds, _ROUNDS),
+        seed=plan.seed,
+        clock=interleaved.stopwatch(work.language_model.device),
+        tell=lambda text: tell(f"{row}: {text}"),
+    )
+    yield from interleaved.figures([comparison], seconds, model=POCKET)
+
+
+def _apart(row: str, ours: Trained, theirs: Trained) -> Iterator[Figure]:
+    losses = max(abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True))
+    moved = torch.cat([_flat(tensor) for tensor in ours.factors.values()])
+    other = torch.cat(
+        [
+            _flat(tensor if name.startswith("a.") else tensor.T)
+            for name, tensor in theirs.factors.items()
+        ]
+    )
+    yield Figure(
+        row,
+        "losses of the steps, largest difference",
+        POCKET,
+        losses,
+        unit="nats",
+        target=_LOSS_TOLERANCE,
+        is_timed=False,
+        note=f"{len(ours.losses)} steps; from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}",
+    )
+    yield Figure(
+        row,
+        "factors after the last step, relative difference",
+        POCKET,
+        float((moved - other).norm() / other.norm()),
+        is_timed=False,
+    )
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.double().flatten()
+
+
+def _of_a_pack(language_model: LanguageModel, seed: int) -> tuple[EncodedExample, ...]:
+    """Training questions of the first knowledge pack, as an expert on it is taught them."""
+    material = read_material([pack_path(pack_names()[0])])
+    examples = list(synthesise(material.passages, seed=seed))
+    chosen = random.Random(f"speed {seed}").sample(examples, _EXAMPLES)  # noqa: S311
+    return encode_examples(language_model, chosen).examples
+
+
+def _long(language_model: LanguageModel, seed: int) -> tuple[EncodedExample, ...]:
+    """Words at random, four of the prompt to one of the answer, lengths spread by a quarter."""
+    chance = random.Random(f"long {seed}")  # noqa: S311
+    known = range(min(language_model.vocab_size, 4096))
+    special = {*language_model.header_ids, *language_model.eos_ids, language_model.pad_id}
+    words = [token for token in known if token not in special]
+    end = (min(language_model.eos_ids),)
+
+    def draw(mean: int) -> tuple[int, ...]:
+        length = round(mean * chance.uniform(1 - _SPREAD, 1 + _SPREAD))
+        return tuple(chance.choice(words) for _ in range(length))
+
+    return tuple(EncodedExample(draw(_PROMPT), draw(_ANSWER) + end) for _ in range(_EXAMPLES))

@@ -1,0 +1,222 @@
+"""The same optimiser steps by our trainer and by transformers' Trainer over PEFT.
+
+Both start from the same factors, see the same examples in the same steps, and use the same
+optimiser, rates and clipping; the loss is over the answers' tokens, each weighing the same within
+a step.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, final
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.experiments.peers import trainable, twin
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.training.adapter import Adapter
+from adaptive_moe.training.answer_loss import AnswerLoss
+from adaptive_moe.training.batching import step_examples
+from adaptive_moe.training.encoding import EncodedExample
+from adaptive_moe.training.ranks import RankPlan, plan_ranks
+from adaptive_moe.training.steps import Stepper
+from adaptive_moe.training.trainer import learning_rate
+
+_IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Examples, and how many steps of them to take; ranks are the reference rank everywhere."""
+
+    language_model: LanguageModel
+    examples: tuple[EncodedExample, ...]
+    activation: Literal["answer", "prompt"]
+    settings: TrainingSettings
+
+    @property
+    def plan(self) -> RankPlan:
+        """Uniform ranks over all layers."""
+        return plan_ranks(
+            self.language_model.layers,
+            strategy="fixed",
+            reference_rank=self.settings.rank,
+            scaling=self.settings.scaling,
+            alpha=self.settings.alpha,
+        )
+
+    def start(self) -> Adapter:
+        """The factors that every training begins with."""
+        model = self.language_model
+        return Adapter(self.plan, model.layers, seed=self.settings.seed, device=model.device)
+
+    def order(self) -> list[int]:
+        """The examples of all steps, one after the other."""
+        settings = self.settings
+        return [
+            index
+            for step in range(settings.max_steps)
+            for index in step_examples(
+                step,
+                count=len(self.examples),
+                batch_size=settings.batch_size,
+                seed=settings.seed,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """Mean loss of every step in nats per answer token, and the factors after the last one."""
+
+    losses: tuple[float, ...]
+    factors: dict[str, Tensor]
+
+
+@final
+class OurTraining:
+    """Our trainer's steps, prompts' key-values read anew in every run."""
+
+    def __init__(self, work: Work, bank: LoraBank) -> None:
+        self._work = work
+        self._bank = bank
+
+    def run(self) -> Trained:
+        """All steps from the start."""
+        work, settings = self._work, self._work.settings
+        adapter = work.start()
+        loss = AnswerLoss(
+            work.language_model,
+            self._bank,
+            work.examples,
+            activation=work.activation,
+            prompt_cache_bytes=settings.prompt_cache_bytes,
+        )
+        stepper = Stepper(self._bank, adapter, loss, settings)
+        loss.read_ahead()
+        order, losses = work.order(), []
+        for step in range(settings.max_steps):
+            chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+            found = stepper.step(chosen, learning_rate(step, settings))
+            losses.append(float("nan") if found is None else found[0])
+        return Trained(tuple(losses), adapter.tensors())
+
+
+@final
+class PeerTraining:
+    """transformers.Trainer over a PEFT model: LoRA, or aLoRA where experts act on the answer."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        settings = work.settings
+        header = work.language_model.header_ids
+        self._model = trainable(
+            twin(work.language_model.model),
+            [layer.name for layer in work.language_model.layers],
+            rank=settings.rank,
+            alpha=settings.alpha,
+            use_rslora=settings.scaling == "rslora",
+            header_ids=header if work.activation == "answer" else None,
+        )
+        self._factors = self._named_factors()
+        rows = [_row(work.language_model, each) for each in work.examples]
+        self._rows = [rows[index] for index in work.order()]
+        self._pad_id = work.language_model.pad_id
+
+    def run(self) -> Trained:
+        """All steps from the start."""
+        settings = self._work.settings
+        self._restart()
+        parameters = [each for each in self._model.parameters() if each.requires_grad]
+        optimizer = torch.optim.AdamW(
+            parameters, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        )
+        rate = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate(step, settings) / settings.learning_rate
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = _InOrder(
+                model=self._model,
+                args=_arguments(settings, folder),
+                train_dataset=cast("Any", self._rows),
+                data_collator=self._padded,
+                optimizers=(optimizer, rate),
+            )
+            trainer.train()
+        passes = torch.stack(trainer.passes).reshape(settings.max_steps, -1)
+        factors = {
+            name: parameter.detach().cpu().clone() for name, parameter in self._factors.items()
+        }
+        return Trained(tuple(passes.sum(dim=1).tolist()), factors)
+
+    def _named_factors(self) -> dict[str, nn.Parameter]:
+        """PEFT's factors under our names; its B is ours transposed."""
+        modules = dict(cast("Any", self._model).get_base_model().named_modules())
+        found: dict[str, nn.Parameter] = {}
+        for layer in self._work.language_model.layers:
+            found[f"a.{layer.name}"] = modules[layer.name].lora_A["default"].weight
+            found[f"b.{layer.name}"] = modules[layer.name].lora_B["default"].weight
+        return found
+
+    @torch.no_grad()
+    def _restart(self) -> None:
+        for name, tensor in self._work.start().tensors().items():
+            place = self._factors[name]
+            place.copy_(tensor if name.startswith("a.") else tensor.T)
+
+    def _padded(self, rows: Sequence[dict[str, list[int]]]) -> dict[str, Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+        fill = {"input_ids": self._pad_id, "labels": _IGNORED, "attention_mask": 0}
+        return {
+            name: torch.tensor([row[name] + [value] * (width - len(row[name])) for row in rows])
+            for name, value in fill.items()
+        }
+
+
+class _InOrder(Trainer):
+    """Takes the rows as they come, and keeps the unrounded losses of all passes."""
+
+    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401  handed through as they are
+        super().__init__(**arguments)
+        self.passes: list[Tensor] = []
+
+    def training_step(self, *arguments: Any, **named: Any) -> Tensor:  # noqa: ANN401  as above
+        loss = super().training_step(*arguments, **named)
+        self.passes.append(loss.detach())
+        return loss
+
+    def _get_train_sampler(self, train_dataset: object = None) -> SequentialSampler:
+        return SequentialSampler(cast("Any", train_dataset or self.train_dataset))
+
+
+def _row(language_model: LanguageModel, example: EncodedExample) -> dict[str, list[int]]:
+    before = [*example.prompt_ids, *language_model.header_ids]
+    answer = list(example.answer_ids)
+    return {
+        "input_ids": before + answer,
+        "labels": [_IGNORED] * len(before) + answer,
+        "attention_mask": [1] * (len(before) + len(answer)),
+    }
+
+
+def _arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=folder,
+        max_steps=settings.max_steps,
+        per_device_train_batch_size=settings.micro_batch_size,
+        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
+        max_grad_norm=settings.clip_norm,
+        logging_strategy="no",
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+        remove_unused_columns=False,
+        seed=settings.seed,
+    )
