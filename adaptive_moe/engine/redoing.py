@@ -35,17 +35,17 @@ class Redoing:
         The row then holds the better one. `alone` is the prompt's own prefill.
         """
         started = time.perf_counter()
-        other = self._other(row, request)
-        if other is None:
-            return said
         try:
+            other = self._other(row, request)
+            if other is None:
+                return said
             events = [event for _, event in self._decoder.decode(alone, [other], request)]
         except BankFullError as error:
             logger.info("the base's answer stays: %s", error)
             return said
         row.forwards = other.forwards
         row.seconds["redo"] = time.perf_counter() - started
-        if _chance(self._judge(other)) <= _chance(self._judge(row)):
+        if _is_over(request) or _chance(self._judge(other)) <= _chance(self._judge(row)):
             return said
         row.decision, row.mixture, row.completion = other.decision, other.mixture, other.completion
         return [routed(row.decision), *events]
@@ -53,8 +53,9 @@ class Redoing:
     def _other(self, row: Row, request: Request) -> Row | None:
         """The row as its second choice would answer it, if the base's answer falls behind that."""
         instead, confidence = row.decision.instead, self._judge(row)
-        is_over = request.stop is not None and request.stop()
-        if instead is None or is_over or not self._chooser.router.is_low(confidence):
+        if instead is None or _is_over(request):
+            return None
+        if not self._chooser.router.is_low(confidence):
             return None
         if instead.expected[0] <= _chance(confidence):
             return None
@@ -71,6 +72,10 @@ class Redoing:
             mixture,
             row.forwards,
         )
+
+
+def _is_over(request: Request) -> bool:
+    return request.stop is not None and request.stop()
 
 
 def _chance(confidence: Confidence) -> float:

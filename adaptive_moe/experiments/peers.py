@@ -74,7 +74,7 @@ def trainable(
     use_rslora: bool,
     header_ids: Sequence[int] | None,
 ) -> PeftModel:
-    """One new adapter to train; aLoRA where `header_ids` start it. The model is wrapped in place."""
+    """One new adapter to train, aLoRA where `header_ids` start it; it wraps the model in place."""
     config = LoraConfig(
         r=rank,
         lora_alpha=cast("int", alpha),

@@ -16,14 +16,22 @@ _SIZE = 0.01  # of the factors' entries
 
 
 def publish_placed(
-    moe: AdaptiveMoE, name: str, prompts: Sequence[str], *, right: int, trials: int, seed: int = 0
+    moe: AdaptiveMoE,
+    name: str,
+    prompts: Sequence[str],
+    *,
+    right: int,
+    trials: int,
+    base_right: int = 0,
+    rank: int = 2,
+    seed: int = 0,
 ) -> None:
-    """Make one active whose domain is around `prompts`; the base got none of the trials right."""
+    """Make one active whose domain is around `prompts`; the base got `base_right` trials right."""
     base, layer = moe.language_model, moe.language_model.layers[0]
     generator = torch.Generator().manual_seed(seed)
     pair = LoraPair(
-        torch.randn(2, layer.in_features, generator=generator) * _SIZE,
-        torch.randn(2, layer.out_features, generator=generator) * _SIZE,
+        torch.randn(rank, layer.in_features, generator=generator) * _SIZE,
+        torch.randn(rank, layer.out_features, generator=generator) * _SIZE,
     )
     whitening = moe.router.current.whitening
     states = state_reader(base, moe._bank)(prompts)
@@ -42,6 +50,6 @@ def publish_placed(
             activation="answer",
             header_ids=base.header_ids,
             modules=modules,
-            gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: trials, HELD_OUT_BASE: 0},
+            gate={HELD_OUT_RIGHT: right, HELD_OUT_TRIALS: trials, HELD_OUT_BASE: base_right},
         )
         moe.store.publish(name, folder, manifest, status="active")
