@@ -7,7 +7,6 @@ selection side, and scores them once on the held-out side.
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,40 +14,17 @@ import numpy as np
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.experiments import bases
 from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.held_out_score import Material, split_of, train_and_score
 from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.pocket import pack_names, pack_path
-from adaptive_moe.training.answer_loss import AnswerLoss
-from adaptive_moe.training.encoding import encode_examples
-from adaptive_moe.training.material import read_material
-from adaptive_moe.training.ranks import RankPlan, plan_ranks
-from adaptive_moe.training.splits import METRICS, Split, split_examples
-from adaptive_moe.training.steps import evaluate
-from adaptive_moe.training.synthesis import synthesise
-from adaptive_moe.training.trainer import train_lora
+from adaptive_moe.pocket import pack_names
+from adaptive_moe.training.splits import METRICS, Split
 
 Activation = Literal["answer", "prompt"]
 ACTIVATIONS: tuple[Activation, ...] = ("answer", "prompt")
 
 _BANK_BYTES = 64 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Material:
-    """What one expert is trained on; `limit` is the greatest number of rows."""
-
-    name: str
-    paths: tuple[Path, ...]
-    limit: int | None = None
-
-    @classmethod
-    def parse(cls, word: str) -> "Material":
-        """PACK, PACK+PACK, NAME=PATH or NAME=PATH:ROWS."""
-        name, _, place = word.partition("=")
-        path, _, rows = place.partition(":")
-        paths = (Path(path),) if path else tuple(pack_path(pack) for pack in name.split("+"))
-        return cls(name, paths, int(rows) if rows else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +77,7 @@ def compare(ablation: Ablation, plan: Plan, tell: Tell) -> Findings:
     """Train everything that was asked for, on the plan's first model (the pocket one if none)."""
     title = (*plan.models, POCKET)[0]
     language_model = bases.load(title, plan.device)
-    splits = {each.name: _split(each) for each in ablation.materials}
+    splits = {each.name: split_of(each) for each in ablation.materials}
     trials = list(_trials(language_model, splits, ablation, tell))
     rows = summary(trials, {name: METRICS[split.name] for name, split in splits.items()})
     figures = tuple(_figure(row, title, ablation.seeds) for row in rows)
@@ -193,59 +169,7 @@ def _trials(
         tell(f"training {number} of {len(everything)}: {name}, rank {rank}, {activation}")
         steps = ablation.answer_steps if activation == "answer" else ablation.prompt_steps
         settings = TrainingSettings(rank=rank, activation=activation, max_steps=steps, seed=seed)
-        yield _train(language_model, bank, name, splits[name], settings)
-
-
-def _train(
-    language_model: LanguageModel,
-    bank: LoraBank,
-    name: str,
-    split: Split,
-    settings: TrainingSettings,
-) -> Trial:
-    result = train_lora(
-        language_model,
-        bank,
-        _rank_plan(language_model, settings),
-        split.train,
-        held_out=split.selection,
-        settings=settings,
-        seed=settings.seed,
-        metric=METRICS[split.name],
-    )
-    held_out = AnswerLoss(
-        language_model,
-        bank,
-        encode_examples(language_model, split.held_out).examples,
-        activation=settings.activation,
-        prompt_cache_bytes=0,
-    )
-    found = evaluate(bank, result.weights, held_out, settings)
-    return Trial(
-        name,
-        settings.rank,
-        settings.activation,
-        settings.seed,
-        loss=found.loss,
-        exact=found.exact,
-        steps=result.steps,
-        seconds=result.seconds,
-    )
-
-
-def _rank_plan(language_model: LanguageModel, settings: TrainingSettings) -> RankPlan:
-    return plan_ranks(
-        language_model.layers,
-        strategy=settings.ranks,
-        reference_rank=settings.rank,
-        importance=None,
-        scaling=settings.scaling,
-        alpha=settings.alpha,
-        seed=settings.seed,
-    )
-
-
-def _split(material: Material) -> Split:
-    """The same examples on the same sides for every trial."""
-    read = read_material(material.paths, limit=material.limit)
-    return split_examples(read, synthesise(read.passages, seed=0), TrainingSettings(), 0)
+        score = train_and_score(language_model, bank, splits[name], settings)
+        yield Trial(
+            name, rank, activation, seed, score.loss, score.exact, score.steps, score.seconds
+        )

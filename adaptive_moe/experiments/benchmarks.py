@@ -106,6 +106,12 @@ def _trained_packs(plan: Plan, tell: Tell) -> Findings:
     return trained_packs.run(plan, tell)
 
 
+def _upper_blocks(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import upper_blocks
+
+    return upper_blocks.run(plan, tell)
+
+
 def _rank_budgets(plan: Plan, tell: Tell) -> Findings:
     from adaptive_moe.experiments import rank_budgets
 
@@ -133,6 +139,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
     "foreign-world": Benchmark("experts on a model and texts of others", _foreign_world),
     "shares": Benchmark("whether attribution adds up, and is Shapley's", _shares),
     "training-speed": Benchmark("our training steps beside Trainer and PEFT", _training_speed),
+    "upper-blocks": Benchmark("experts in the upper half of the blocks", _upper_blocks),
     "trained-packs": Benchmark(
         "from documents to a live expert, and what it knows", _trained_packs
     ),
@@ -150,7 +157,7 @@ DECISIONS = (
     "shares",
 )
 """Those that fill the Decisions table."""
-TRAINING = ("training-speed", "trained-packs", "rank-budgets")
+TRAINING = ("training-speed", "upper-blocks", "trained-packs", "rank-budgets")
 """Those that fill the Training table."""
 
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 
@@ -18,7 +19,7 @@ from adaptive_moe.training.encoding import EncodedExample, encode_examples
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.synthesis import synthesise
 
-_EXAMPLES, _STEPS = 192, 12
+_EXAMPLES, _STEPS = 128, 24  # every example six times, as a pack's are
 _BATCH, _MICRO = 32, 8  # four passes a step
 _ANSWER, _PROMPT = 16, 64  # tokens of the long examples, on average
 _SPREAD = 0.25
@@ -39,15 +40,15 @@ def run(plan: Plan, tell: Tell) -> Findings:
         warmup_steps=2,
         seed=plan.seed,
     )
-    works = (
-        ("identical_maths", Work(model, _of_a_pack(model, plan.seed), "prompt", settings), 1 / 1.6),
-        ("cached_prompts", Work(model, _long(model, plan.seed), "answer", settings), 1 / 2.5),
-    )
+    upper = settings.model_copy(update={"upper_share": 0.5, "rank": 2 * plan.rank})
+    whole = Work(model, _of_a_pack(model, plan.seed), "prompt", settings)
+    cached = Work(model, _long(model, plan.seed), "answer", settings)
+    halved = replace(cached, settings=upper)
     try:
         figures = [
-            figure
-            for row, work, target in works
-            for figure in _compare(row, work, bank, plan, tell, target=target)
+            *_compare("identical_maths", whole, whole, bank, plan, tell, target=1 / 1.6),
+            *_compare("cached_prompts", cached, cached, bank, plan, tell, target=1 / 2.5),
+            *_compare("upper_blocks", halved, cached, bank, plan, tell, target=1 / 3),
         ]
     finally:
         bank.close()
@@ -55,12 +56,13 @@ def run(plan: Plan, tell: Tell) -> Findings:
 
 
 def _compare(
-    row: str, work: Work, bank: LoraBank, plan: Plan, tell: Tell, *, target: float
+    row: str, own: Work, others: Work, bank: LoraBank, plan: Plan, tell: Tell, *, target: float
 ) -> Iterator[Figure]:
-    """First that both do the same, then how long either takes."""
-    ours, peer = OurTraining(work, bank), PeerTraining(work)
+    """First that both do the same with our work, then how long either takes with its own."""
+    ours, peer = OurTraining(own, bank), PeerTraining(others)
     tell(f"{row}: comparing the steps")
-    yield from _apart(row, ours.run(), peer.run())
+    same = peer if own is others else PeerTraining(own)
+    yield from _apart(row, ours.run(), same.run())
 
     def steps(result: Trained) -> int:
         return len(result.losses)
@@ -72,7 +74,7 @@ def _compare(
         [comparison],
         rounds=min(plan.most_rounds, _ROUNDS),
         seed=plan.seed,
-        clock=interleaved.stopwatch(work.language_model.device),
+        clock=interleaved.stopwatch(own.language_model.device),
         tell=lambda text: tell(f"{row}: {text}"),
     )
     yield from interleaved.figures([comparison], seconds, model=POCKET)

@@ -19,6 +19,7 @@ from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.experiments.peers import trainable, twin
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.models.linear_layers import LinearLayer, upper_blocks
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import step_examples
@@ -40,10 +41,15 @@ class Work:
     settings: TrainingSettings
 
     @property
+    def layers(self) -> tuple[LinearLayer, ...]:
+        """Those that get ranks."""
+        return upper_blocks(self.language_model.layers, self.settings.upper_share)
+
+    @property
     def plan(self) -> RankPlan:
-        """Uniform ranks over all layers."""
+        """Uniform ranks over these layers."""
         return plan_ranks(
-            self.language_model.layers,
+            self.layers,
             strategy="fixed",
             reference_rank=self.settings.rank,
             scaling=self.settings.scaling,
@@ -96,6 +102,7 @@ class OurTraining:
             work.examples,
             activation=work.activation,
             prompt_cache_bytes=settings.prompt_cache_bytes,
+            lower_blocks=min(layer.depth for layer in work.layers),
         )
         stepper = Stepper(self._bank, adapter, loss, settings)
         loss.read_ahead()
@@ -117,7 +124,7 @@ class PeerTraining:
         header = work.language_model.header_ids
         self._model = trainable(
             twin(work.language_model.model),
-            [layer.name for layer in work.language_model.layers],
+            [layer.name for layer in work.layers],
             rank=settings.rank,
             alpha=settings.alpha,
             use_rslora=settings.scaling == "rslora",
@@ -158,7 +165,7 @@ class PeerTraining:
         """PEFT's factors under our names; its B is ours transposed."""
         modules = dict(cast("Any", self._model).get_base_model().named_modules())
         found: dict[str, nn.Parameter] = {}
-        for layer in self._work.language_model.layers:
+        for layer in self._work.layers:
             found[f"a.{layer.name}"] = modules[layer.name].lora_A["default"].weight
             found[f"b.{layer.name}"] = modules[layer.name].lora_B["default"].weight
         return found
