@@ -31,7 +31,7 @@ and on other questions of the same knowledge packs.
   question to its pack's expert or to the base.
 * **Attribution**: random experts of rank 8 over all layers, 24 tokens.
 * **A model of others** (`--foreign`, `--domains`): an untrained router, an expert for each domain,
-  trained by default settings on at most 2,000 rows, and 100 test questions of each domain, those of
+  trained for 150 steps of 16 on at most 2,000 rows, and 100 test questions of each domain, those of
   the model's own kind among them. Its answers are neither right nor wrong there, so what routing is
   worth are the nats per token that the expected answers cost whoever is sent them."""
 

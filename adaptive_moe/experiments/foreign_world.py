@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from adaptive_moe.config.settings import BaseModelSettings, Settings, TrainingSettings
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.errors import AdaptiveMoEError, ConfigurationError, PromptTooLongError
@@ -28,6 +29,7 @@ from adaptive_moe.measures.statistics import clopper_pearson, cluster_bootstrap
 
 _QUESTIONS = 100  # of each domain
 _TRAINING_ROWS = 2000  # of each domain at most
+_STEPS, _BATCH = 150, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
         )
     with (
         tempfile.TemporaryDirectory() as store,
-        AdaptiveMoE.from_pretrained(plan.foreign, store=store, device=plan.device) as moe,
+        AdaptiveMoE.from_settings(_settings(plan, plan.foreign, store)) as moe,
     ):
         for folder in taught:
             tell(f"training an expert on {folder.name}")
@@ -77,6 +79,14 @@ def run(plan: Plan, tell: Tell) -> Findings:
             read += _ask(moe, folder)
     figure = partial(Figure, model=Path(plan.foreign).name, is_timed=False)
     return Findings(tuple(_figures(read, figure, seed=plan.seed)), {})
+
+
+def _settings(plan: Plan, base: str, store: str) -> Settings:
+    return Settings(
+        base=BaseModelSettings(id=base, device=plan.device),
+        store=Path(store),
+        training=TrainingSettings(max_steps=_STEPS, batch_size=_BATCH, evaluate_every=_STEPS // 5),
+    )
 
 
 def _ask(moe: AdaptiveMoE, folder: Path) -> Iterator[_Read]:
