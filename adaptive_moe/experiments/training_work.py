@@ -13,7 +13,7 @@ from typing import Any, Literal, cast, final
 import torch
 from torch import Tensor, nn
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.experiments.peers import trainable, twin
@@ -154,6 +154,7 @@ class PeerTraining:
                 data_collator=self._padded,
                 optimizers=(optimizer, rate),
             )
+            trainer.remove_callback(PrinterCallback)  # it would print among our JSON
             trainer.train()
         passes = torch.stack(trainer.passes).reshape(settings.max_steps, -1)
         factors = {
