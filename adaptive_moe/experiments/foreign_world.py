@@ -52,8 +52,9 @@ def run(plan: Plan, tell: Tell) -> Findings:
     """Nothing where no model and no domains are named.
 
     A domain is a folder with `test.jsonl`, and `train.jsonl` if an expert is to be trained for it;
-    in the others the base is at home. Lines hold `prompt` and `response`. Raises
-    ConfigurationError for a folder without domains of both kinds.
+    in the others the base is at home, as where the gate turns the expert down. Lines hold `prompt`
+    and `response`. Raises ConfigurationError for a folder without domains of both kinds, and
+    AdaptiveMoEError where no expert goes live.
     """
     if plan.foreign is None or plan.domains is None:
         return Findings((), {})
@@ -68,17 +69,19 @@ def run(plan: Plan, tell: Tell) -> Findings:
         tempfile.TemporaryDirectory() as store,
         AdaptiveMoE.from_settings(_settings(plan, plan.foreign, store)) as moe,
     ):
+        gates: dict[str, str] = {}
         for folder in taught:
             tell(f"training an expert on {folder.name}")
             outcome = moe.train_expert(folder.name, folder / "train.jsonl", limit=_TRAINING_ROWS)
-            if not outcome.is_live:
-                raise AdaptiveMoEError(f"{folder.name} did not go live: {outcome.record.reason}")
+            gates[folder.name] = outcome.record.reason or outcome.status
+        if not moe.experts:
+            raise AdaptiveMoEError(f"no expert went live: {gates}")
         read: list[_Read] = []
         for folder in folders:
             tell(f"asking about {folder.name}")
             read += _ask(moe, folder)
     figure = partial(Figure, model=Path(plan.foreign).name, is_timed=False)
-    return Findings(tuple(_figures(read, figure, seed=plan.seed)), {})
+    return Findings(tuple(_figures(read, figure, seed=plan.seed)), {"gates": gates})
 
 
 def _settings(plan: Plan, base: str, store: str) -> Settings:
