@@ -22,6 +22,7 @@ from adaptive_moe.experiments.table import (
 Found = Mapping[str, Any]
 """A result of `conduct`."""
 
+_Contended = Callable[[Figure], bool]
 _LEAST_ARGUMENTS = 2
 _SHORT: tuple[Verdict, ...] = ("missed", "failed", "undecided", "too few rounds", "contended")
 
@@ -43,20 +44,25 @@ class Page:
 
     def render(self, *runs: Found, profile: str = "") -> str:
         """The page for results of `conduct`, one at least, with the text of its profile."""
-        contended = any(is_contended(found["load"]) for found in runs)
-        figures = _latest(runs)
+        judged = _latest(runs)
+        figures = [figure for figure, _ in judged]
+        busy_ones = {id(figure) for figure, contended in judged if contended}
+
+        def contended(figure: Figure) -> bool:
+            return id(figure) in busy_ones
+
         parts = [
             f"# {self.title}",
             self.opening,
-            *self._head(runs, contended=contended),
+            *self._head(runs),
             "## At a glance",
-            _glance(figures, contended=contended),
+            _glance(figures, contended),
             "## Missed, failed, not judged",
-            _shortcomings(figures, contended=contended),
+            _shortcomings(figures, contended),
             "## How it is measured",
             self.how,
             "## Figures",
-            *(part for each in sections(figures) for part in _section(each, contended=contended)),
+            *(part for each in sections(figures) for part in _section(each, contended)),
         ]
         if profile.strip():
             parts.append(profile.strip())
@@ -76,7 +82,7 @@ class Page:
         )
         return 0
 
-    def _head(self, runs: Sequence[Found], *, contended: bool) -> Iterator[str]:
+    def _head(self, runs: Sequence[Found]) -> Iterator[str]:
         first = runs[0]
         machine = first["machine"]
         versions = ", ".join(f"{name} {kind}" for name, kind in machine["versions"].items())
@@ -92,8 +98,12 @@ class Page:
             facts["run" if len(runs) == 1 else f"run {number}"] = _run(found)
         yield _table(("", ""), [(name, str(fact)) for name, fact in facts.items()])
         yield from self.remarks(first)
-        if contended:
+        busy_runs = [n for n, found in enumerate(runs, start=1) if is_contended(found["load"])]
+        if len(busy_runs) == len(runs):
             yield "**The machine was contended: no timing on this page is judged.**"
+        elif busy_runs:
+            numbers = ", ".join(map(str, busy_runs))
+            yield f"**The machine was contended in run {numbers}: no timing of it is judged.**"
 
 
 def _run(found: Found) -> str:
@@ -106,13 +116,17 @@ def _run(found: Found) -> str:
     return f"{', '.join(names)} on {', '.join(models)}{rounds}; {busy(found)}; {took}"
 
 
-def _latest(runs: Sequence[Found]) -> list[Figure]:
-    """All figures, those of a benchmark on a model from the last run that has any."""
-    by_source: dict[tuple[str, str], list[Figure]] = {}
+def _latest(runs: Sequence[Found]) -> list[tuple[Figure, bool]]:
+    """All figures, those of a benchmark on a model from the last run that has any.
+
+    With each goes whether its run was contended.
+    """
+    by_source: dict[tuple[str, str], list[tuple[Figure, bool]]] = {}
     for found in runs:
-        own: dict[tuple[str, str], list[Figure]] = {}
+        contended = is_contended(found["load"])
+        own: dict[tuple[str, str], list[tuple[Figure, bool]]] = {}
         for record, figure in zip(found["figures"], figures_of(found), strict=True):
-            own.setdefault((record["benchmark"], figure.model), []).append(figure)
+            own.setdefault((record["benchmark"], figure.model), []).append((figure, contended))
         by_source |= own
     return [figure for figures in by_source.values() for figure in figures]
 
@@ -121,21 +135,21 @@ def _minutes(minutes: float | None) -> str:
     return "" if minutes is None else f", {minutes:g} minutes per model"
 
 
-def _glance(figures: Sequence[Figure], *, contended: bool) -> str:
+def _glance(figures: Sequence[Figure], contended: _Contended) -> str:
     rows = []
     for section in sections(figures):
         if not section.row.reach:
             continue
         ours = [figure for figure in section.figures if not figure.is_peer]
-        verdicts = [figure.verdict(contended=contended) for figure in ours]
+        verdicts = [figure.verdict(contended=contended(figure)) for figure in ours]
         counts = {word: verdicts.count(word) for word in dict.fromkeys(verdicts) if word}
         told = ", ".join(f"{count} {word}" for word, count in counts.items())
         rows.append((section.row.what, section.row.reach, told))
     return _table(("what", "reach", "figures"), rows)
 
 
-def _shortcomings(figures: Sequence[Figure], *, contended: bool) -> str:
-    lines = [line_of(figure, contended=contended) for figure in figures]
+def _shortcomings(figures: Sequence[Figure], contended: _Contended) -> str:
+    lines = [line_of(figure, contended=contended(figure)) for figure in figures]
     told = [_complaint(line) for word in _SHORT for line in lines if line.verdict == word]
     return "\n".join(told) or "Nothing."
 
@@ -146,11 +160,11 @@ def _complaint(line: Line) -> str:
     return f"* {line.verdict}: {_cell(line.what)}: {_cell(told)}"
 
 
-def _section(section: Section, *, contended: bool) -> Iterator[str]:
+def _section(section: Section, contended: _Contended) -> Iterator[str]:
     yield f"### {section.row.what[:1].upper()}{section.row.what[1:]}"
     if section.row.reach:
         yield f"To reach: {section.row.reach}."
-    lines = [line_of(figure, contended=contended) for figure in section.figures]
+    lines = [line_of(figure, contended=contended(figure)) for figure in section.figures]
     columns = ("", "measured", "95 %", "rounds", "wanted", "")
     yield _table(columns, [_cells(line) for line in lines])
     notes = notes_of(section.figures)

@@ -54,6 +54,15 @@ def test_a_later_run_takes_the_place_of_the_earlier_by_benchmark_and_model():
     assert "| run 2 | generate on pocket, other; at most 200 rounds" in page
 
 
+def test_each_figure_is_judged_by_the_load_of_its_own_run():
+    calm, busy = canned.found(), canned.found(contended=True)
+    busy["figures"] = [{**each, "model": "other"} for each in busy["figures"]]
+    page = PERFORMANCE.render(calm, busy)
+    assert "**The machine was contended in run 2: no timing of it is judged.**" in page
+    assert "* missed: 1,000 experts, pocket: 4.200 ms where <= 1 was wanted" in page
+    assert "* contended: 1,000 experts, other: 4.200 ms where <= 1 was wanted" in page
+
+
 def test_the_page_is_written_from_the_file_with_the_profile_beside_it(tmp_path):
     source, page = tmp_path / "bench.json", tmp_path / "performance.md"
     source.write_text(json.dumps(canned.found()))
