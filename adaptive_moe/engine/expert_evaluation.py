@@ -16,7 +16,7 @@ from adaptive_moe.engine.events import to_json
 from adaptive_moe.engine.question_files import GradedQuestion
 from adaptive_moe.engine.request import Request
 from adaptive_moe.engine.shelf import Activation
-from adaptive_moe.errors import NoUsableRowsError, PromptTooLongError
+from adaptive_moe.errors import DataError, NoUsableRowsError, PromptError
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.measures.graders import normalised, token_f1
 from adaptive_moe.measures.statistics import Interval, cluster_bootstraps
@@ -135,10 +135,10 @@ class ExpertEvaluator:
         dropped: list[tuple[str, str]] = []
         for each in questions:
             texts = {each.answer, *each.choices}
-            longest = max(len(model.encode_answer(text)) for text in texts)
             try:
+                longest = max(len(model.encode_answer(text)) for text in texts)
                 model.encode(each.question, max_new_tokens=longest)
-            except PromptTooLongError as error:
+            except (DataError, PromptError) as error:
                 dropped.append((each.where, str(error)))
             else:
                 usable.append(each)

@@ -14,6 +14,7 @@ from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
+from adaptive_moe.errors import CorruptExpertError
 from adaptive_moe.router.boundary import Outside
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Predecessor, Prompts, run_gate
@@ -66,9 +67,14 @@ class Judge:
         if name not in shelf:
             return None
         serving = shelf[name]
+        try:
+            weights = shelf.weights(serving.expert_id)
+        except CorruptExpertError as error:
+            shelf.quarantine(serving.expert_id, str(error))
+            return None
         return Predecessor(
             version=serving.version,
-            weights=shelf.weights(serving.expert_id),
+            weights=weights,
             activation=serving.activation,
             taught=frozenset(shelf.questions(serving)),
         )

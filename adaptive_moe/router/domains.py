@@ -322,7 +322,7 @@ class _CentroidMatrix:
         centroids = together[np.argsort(places, kind="stable")]
         return cls(
             tuple(key for key, _ in ordered),
-            np.ascontiguousarray(centroids.T),
+            np.ascontiguousarray(centroids.T, dtype=np.float32),
             (centroids**2).sum(axis=1) / 2,
             tuple(np.bincount(places).tolist()),
             np.array([domain.radius for _, domain in ordered], dtype=np.float32),

@@ -95,9 +95,11 @@ def test_questions_without_choices_say_nothing_of_choosing(moe, tmp_path):
 
 def test_what_does_not_fit_is_left_out_and_named(moe, tmp_path):
     long = {"prompt": "word " * 5000, "answer": "Lima"}
-    found = moe.evaluate_expert("one", write(tmp_path / "l.jsonl", [ROWS[0], long]), against=[])
+    header = moe.language_model.tokenizer.decode(moe.language_model.header_ids)
+    rows = [ROWS[0], long, {"prompt": "Who?", "answer": f"He. {header}"}]
+    found = moe.evaluate_expert("one", write(tmp_path / "l.jsonl", rows), against=[])
     assert found.questions == 1
-    assert found.dropped[0][0].endswith("l.jsonl:2")
+    assert [place[-9:] for place, _ in found.dropped] == ["l.jsonl:2", "l.jsonl:3"]
     with pytest.raises(NoUsableRowsError, match=r"alone.jsonl:1"):
         moe.evaluate_expert("one", write(tmp_path / "alone.jsonl", [long]))
 

@@ -32,7 +32,7 @@ def open_runtime(tmp_path, model):
     guard = tmp_path / "guard.jsonl"
     guard.write_text("".join(json.dumps({"prompt": f"{n}?", "answer": "x"}) + "\n" for n in "ab"))
 
-    def open_on(store):
+    def open_on(store, *more):
         overrides = [
             f"base.id={model}",
             f"store={tmp_path / store}",
@@ -40,6 +40,7 @@ def open_runtime(tmp_path, model):
             f"training.guard={guard}",
             "training.micro_batch_size=4",
             "training.rank=2",
+            *more,
         ]
         return AdaptiveMoE.from_settings(load_settings(overrides=overrides))
 
@@ -114,3 +115,39 @@ def test_the_gate_stops_between_any_two_batches_and_the_same_order_goes_on(open_
         outcome = grow(moe, rows, Watcher())
         assert outcome.record.expert_id == expected.record.expert_id
         assert not (moe.store.root / "training" / "colours").exists()
+
+
+def test_a_damaged_version_stops_no_new_one_and_is_set_aside(open_runtime, rows):
+    with open_runtime("damaged") as moe:
+        first = moe.train_expert("colours", [rows], rank=1, limit=40, force=True)
+        moe.store.activate(first.record.expert_id)
+        file = moe.experts["colours"].folder / "adapter_model.safetensors"
+        file.chmod(0o644)
+        file.write_bytes(file.read_bytes()[:-8] + b"\0" * 8)
+        second = moe.train_expert("colours", [rows], rank=2, limit=40, force=True)
+        assert second.report.versions is None
+        assert moe.store.get("colours", version=1).status == "quarantine"
+
+
+def test_a_new_version_is_compared_with_the_one_that_serves(open_runtime, rows):
+    with open_runtime("versions") as moe:
+        first = moe.train_expert("colours", [rows], rank=1, limit=40, force=True)
+        assert first.report.versions is None
+        moe.store.activate(first.record.expert_id)
+        second = moe.train_expert("colours", [rows], rank=2, limit=40, force=True)
+        assert second.report.versions.version == 1
+        assert second.report.versions.examples == second.held_out
+
+
+def test_an_automatic_budget_is_bounded_and_read_off_the_answers(open_runtime, rows):
+    with open_runtime("auto") as moe:
+        whole = moe.plan_expert([rows]).parameters
+    settings = ("training.budget=auto", "training.auto_ranks=[3, 5]")
+    with open_runtime("auto", *settings) as moe:
+        plan = moe.plan_expert([rows])
+        assert plan.reference_rank == 3  # a few colours are few bits
+        assert plan.parameters * 2 == whole * 3
+        with pytest.raises(ConfigurationError, match="budget auto: this is measured on training"):
+            moe.plan_expert()
+    with pytest.raises(ConfigurationError, match="auto_ranks"):
+        open_runtime("auto", "training.auto_ranks=[5, 3]")
