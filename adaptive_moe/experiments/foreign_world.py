@@ -143,7 +143,7 @@ def _right_place(read: Sequence[_Read], figure: Callable[..., Figure]) -> Figure
     share = clopper_pearson(hits, len(read))
     asked = Counter(each.owner for each in read)
     lost = Counter(each.owner for each in read if each.sent_to != each.owner)
-    each_of = ", ".join(f"{lost[owner]} of {asked[owner]} {owner}" for owner in asked)
+    each_of = ", ".join(f"{lost[owner]} of {asked[owner]} {owner or 'the base'}" for owner in asked)
     return figure(
         "domain",
         "the expert that answers, else the base",
