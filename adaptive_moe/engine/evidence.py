@@ -7,6 +7,7 @@ from pathlib import Path
 
 from adaptive_moe.errors import DataError, GapError
 from adaptive_moe.gaps.terms import content_words
+from adaptive_moe.training.files import hub_name
 from adaptive_moe.training.material import Material, is_material, read_material
 
 _COVERED = 0.5  # share of a prompt's topic words that one place must hold
@@ -72,14 +73,18 @@ def relevant_files(prompts: Sequence[str], sources: Sequence[Path]) -> tuple[Pat
 
     What cannot be read is warned of. Raises GapError, naming it, when even together the others
     leave more than half of the prompts without evidence; MissingSourcesError when some of those do
-    not exist.
+    not exist, or are data sets of the hub that could not be had.
     """
     found = coverage(prompts, sources)
     for problem in found.problems:
         _log.warning("%s", problem)
     if not found.is_enough:
         message = _complaint(found.missing, found.problems, prompts=len(prompts))
-        absent = [source for source in sources if not source.exists()]
+        absent = [
+            source
+            for source in sources
+            if (source not in found.covered if hub_name(source) else not source.exists())
+        ]
         raise MissingSourcesError(message, absent) if absent else GapError(message)
     return found.files
 

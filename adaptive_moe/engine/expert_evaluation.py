@@ -110,7 +110,8 @@ class ExpertEvaluator:
         Raises UnknownExpertError, and NoUsableRowsError where no question fits the context.
         """
         (expert,) = self._answerer.shelf.require([name])
-        others = self._answerer.shelf.require([each for each in against if each != name])
+        named = dict.fromkeys(each for each in against if each not in (name, BASE))
+        others = self._answerer.shelf.require(list(named))
         usable, dropped = self._usable(questions)
         measured = {
             system: self._measure(system, usable)
@@ -195,18 +196,25 @@ class ExpertEvaluator:
         return score_examples(bank, weights, loss, self._settings)
 
     def _texts(self, system: str, questions: Sequence[GradedQuestion]) -> list[str]:
-        """Greedy answers, as long as the longest expected one of the batch where there is room."""
-        model = self._answerer.language_model
+        """Greedy answers, of at most as many tokens as expected, whoever else is asked."""
+        places: dict[int, list[int]] = {}
+        for place, each in enumerate(questions):
+            length = len(self._answerer.language_model.encode_answer(each.answer))
+            places.setdefault(length, []).append(place)
+        texts: dict[int, str] = {}
+        for length, alike in places.items():
+            found = self._answers(system, [questions[place] for place in alike], length)
+            texts.update(zip(alike, found, strict=True))
+        return [texts[place] for place in range(len(questions))]
+
+    def _answers(self, system: str, questions: Sequence[GradedQuestion], length: int) -> list[str]:
+        request = Request(
+            generation=GenerationConfig(max_new_tokens=length),
+            experts=None if system == BASE else [system],
+            attribution=False,
+        )
 
         def answers(batch: list[GradedQuestion]) -> list[str]:
-            longest = max(model.encode(each.question).length for each in batch)
-            wanted = max(len(model.encode_answer(each.answer)) for each in batch)
-            room = min(wanted, model.context_length - longest)
-            request = Request(
-                generation=GenerationConfig(max_new_tokens=room),
-                experts=None if system == BASE else [system],
-                attribution=False,
-            )
             found = self._answerer.finished([each.question for each in batch], request)
             return [each.answer.text for each in found]
 

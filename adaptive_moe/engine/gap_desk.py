@@ -32,6 +32,7 @@ from adaptive_moe.experts.store import RESERVED_NAMES
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
+from adaptive_moe.training.files import hub_name
 
 logger = logging.getLogger(__name__)
 
@@ -256,7 +257,7 @@ class GapDesk:
         return (
             gap.state is GapState.VERIFIED
             and bool(paths)
-            and not any(path.exists() for path in paths)
+            and not any(hub_name(path) or path.exists() for path in paths)
         )
 
     def _give_up(self, gap: Gap, error: Exception) -> None:

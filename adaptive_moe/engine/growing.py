@@ -232,8 +232,8 @@ class Grower:
         return known.and_also(Placed(self._states(others), tuple(others)))
 
     def _layers(self, settings: TrainingSettings) -> tuple[LinearLayer, ...]:
-        layers = select(self._answerer.language_model.layers, settings.targets)
-        return upper_blocks(layers, settings.upper_share)
+        upper = upper_blocks(self._answerer.language_model.layers, settings.upper_share)
+        return select(upper, settings.targets)
 
     def _plan(
         self, layers: tuple[LinearLayer, ...], settings: TrainingSettings, train: Sequence[Example]

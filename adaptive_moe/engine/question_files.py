@@ -80,7 +80,7 @@ def write_questions(path: Path, questions: Sequence[GradedQuestion]) -> None:
 def _lines(path: Path) -> list[_Line]:
     """The lines that hold anything."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
     numbered = enumerate(lines, start=1)
@@ -98,7 +98,7 @@ def _is_json(path: Path, lines: list[_Line]) -> bool:
         return True
     try:
         return bool(lines) and isinstance(json.loads(lines[0].text), dict)
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return False
 
 
@@ -140,14 +140,18 @@ def _choices(line: _Line, record: dict[str, object], answer: str) -> _Choices:
         return {}
     if not all(isinstance(each, str) and each.strip() for each in choices):
         raise DataError(f"{line.where}: some of the choices are no text")
-    right = record.get("answer_idx")
-    if right is None and answer in choices:
-        right = choices.index(answer)
-    if not isinstance(right, int) or not 0 <= right < len(choices):
+    if len(set(choices)) < len(choices):
+        raise DataError(f"{line.where}: two of the choices are the same")
+    right, named = record.get("answer_idx"), choices.index(answer) if answer in choices else None
+    if right is None:
+        right = named
+    if not isinstance(right, int) or isinstance(right, bool) or not 0 <= right < len(choices):
         raise DataError(
             f"{line.where}: nothing says which choice is right: answer_idx is {right}, and the "
             "answer is none of them"
         )
+    if named not in (None, right):
+        raise DataError(f"{line.where}: the answer is choice {named}, answer_idx says {right}")
     return {"choices": tuple(choices), "right_choice": right}
 
 
@@ -156,6 +160,8 @@ def _record(line: _Line) -> dict[str, object]:
         record = json.loads(line.text)
     except json.JSONDecodeError as error:
         raise DataError(f"{line.where}: not JSON: {error.msg}") from error
+    except RecursionError as error:
+        raise DataError(f"{line.where}: not JSON: nested too deeply") from error
     if not isinstance(record, dict):
         raise DataError(f"{line.where}: not a JSON object")
     return record

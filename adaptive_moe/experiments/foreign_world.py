@@ -5,6 +5,7 @@ nats per token of those answers, as the one who would answer reads them.
 """
 
 import json
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from adaptive_moe.experiments.plan import Plan, Tell
 from adaptive_moe.experiments.routed_world import chooser
 from adaptive_moe.measures.calibration import auroc
 from adaptive_moe.measures.sampling import evenly
-from adaptive_moe.measures.statistics import clopper_pearson, cluster_bootstrap
+from adaptive_moe.measures.statistics import Interval, clopper_pearson, cluster_bootstrap
 
 _QUESTIONS = 100  # of each domain
 _TRAINING_ROWS = 2000  # of each domain at most
@@ -147,11 +148,7 @@ def _right_place(read: Sequence[_Read], figure: Callable[..., Figure]) -> Figure
     return figure(
         "domain",
         "the expert that answers, else the base",
-        value=share.mean,
-        low=share.low,
-        high=share.high,
-        target=0.95,
-        at_least=True,
+        **_reaching(share),
         note=f"{hits} of {len(read)} prompts; sent elsewhere: {each_of}",
     )
 
@@ -162,17 +159,25 @@ def _share_of_gain(read: Sequence[_Read], figure: Callable[..., Figure], *, seed
     )
 
     def share(items: np.ndarray) -> float:
-        return float((base - routed)[items].sum() / (base - oracle)[items].sum())
+        saved = float((base - oracle)[items].sum())
+        return float((base - routed)[items].sum()) / saved if saved > 0 else math.nan
 
     gain = cluster_bootstrap(share, [str(item) for item in range(len(read))], seed=seed)
     return figure(
         "routed_world",
         "our router, of the nats that the oracle saves",
-        value=gain.mean,
-        low=gain.low,
-        high=gain.high,
-        target=0.95,
-        at_least=True,
+        **_reaching(gain),
         note=f"nats per token of the expected answers: the base {base.mean():.2f}, the oracle "
         f"{oracle.mean():.2f}, the router {routed.mean():.2f}",
     )
+
+
+def _reaching(share: Interval) -> dict[str, float | bool]:
+    """A share and its interval as a figure takes them, .95 of which is wanted."""
+    return {
+        "value": share.mean,
+        "low": share.low,
+        "high": share.high,
+        "target": 0.95,
+        "at_least": True,
+    }

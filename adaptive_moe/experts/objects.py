@@ -136,6 +136,14 @@ def read_manifest(folder: Path, expert_id: str) -> Manifest:
     return manifest
 
 
+def size_of(file: Path) -> int:
+    """Bytes of a file, 0 where another process has just removed it."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def sync(path: Path) -> None:
     """Force a file or a folder to the disk."""
     descriptor = os.open(path, os.O_RDONLY)

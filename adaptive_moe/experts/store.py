@@ -30,7 +30,7 @@ from adaptive_moe.errors import (
 )
 from adaptive_moe.experts.index import Index, IndexRow
 from adaptive_moe.experts.manifest import Manifest, canonical_json
-from adaptive_moe.experts.objects import check_object, disk_errors, seal, sync
+from adaptive_moe.experts.objects import check_object, disk_errors, seal, size_of, sync
 from adaptive_moe.experts.place import (
     INDEX_NAME,
     MARKER_NAME,
@@ -305,8 +305,7 @@ class Store:
     def stored_bytes(self) -> int:
         """Bytes of all experts on the disk, those that do not serve among them."""
         with disk_errors(self._root):
-            files = [*(self._root / "objects").glob("*/*")]
-            return sum(file.stat().st_size for file in files)
+            return sum(map(size_of, (self._root / "objects").glob("*/*")))
 
     def collect(self) -> int:
         """Delete folders of removed or unknown experts and dead staging; how many were deleted."""

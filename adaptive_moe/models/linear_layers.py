@@ -117,7 +117,7 @@ def select(
 def upper_blocks(layers: Sequence[LinearLayer], share: float) -> tuple[LinearLayer, ...]:
     """Those in this share of the decoder blocks, counted from the top and rounded up."""
     blocks = max(layer.depth for layer in layers) + 1
-    first = blocks - math.ceil(share * blocks)
+    first = blocks - math.ceil(round(share * blocks, 9))  # .28 of 25 is 7.000000000000001
     return tuple(layer for layer in layers if layer.depth >= first)
 
 

@@ -1,7 +1,7 @@
 """Products of a large matrix and one vector, by torch.
 
 Just after a pass through a model torch's threads still wait for more, and numpy's would have to
-share the processors with them: a product of a millisecond then took four.
+share the processors with them: choosing among 1,000 experts then took 3.5 ms in place of one.
 """
 
 import numpy as np

@@ -25,11 +25,14 @@ def answer_bits(
     examples: Sequence[Example],
     settings: TrainingSettings,
 ) -> float:
-    """Bits that the base lacks to know the answers: its loss on the first example of every fact."""
-    by_fact: dict[str, Example] = {}
+    """Bits that the base lacks to know the answers: its loss on each one's first example.
+
+    Of rows of example files `fact` is their source, which may have given many answers.
+    """
+    by_answer: dict[tuple[str, str], Example] = {}
     for example in examples:
-        by_fact.setdefault(example.fact, example)
-    encoded = encode_examples(language_model, list(by_fact.values()))
+        by_answer.setdefault((example.fact, example.answer), example)
+    encoded = encode_examples(language_model, list(by_answer.values()))
     loss = AnswerLoss(
         language_model,
         bank,

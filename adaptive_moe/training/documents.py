@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from adaptive_moe.errors import DataError
 from adaptive_moe.training.files import foreign_parser, read_text
+from adaptive_moe.training.pages import ESCAPED_HASH, markdown_of_page
 
 _HEADING = re.compile(r"^(#{1,6})\s+(.*?)\s*#*$")
 _FENCE = re.compile(r"^\s*(```|~~~)")
 _LIST_ITEM = re.compile(r"^\s*(?:[-*+]|\d{1,3}[.)])\s+")
 _RULE = re.compile(r"^\s*([-*_=])(\s*\1){2,}\s*$")
-_UNSEEN = ("head", "title", "script", "style", "template", "noscript", "nav", "form", "svg")
 _COMMENT = re.compile(r"<!--.*?-->", re.DOTALL)
 
 
@@ -95,29 +95,8 @@ def _read_pdf(path: Path, file: str) -> Iterator[Passage]:
 
 
 def _read_html(path: Path, file: str) -> Iterator[Passage]:
-    try:
-        from bs4 import BeautifulSoup
-        from markdownify import ATX, MarkdownConverter
-    except ImportError as error:
-        raise DataError(
-            f"{path}: reading HTML needs markdownify; install adaptive_moe[training] or give text"
-        ) from error
-    converter = MarkdownConverter(
-        heading_style=ATX,
-        strip=["a", "img"],
-        escape_asterisks=False,
-        escape_underscores=False,
-        escape_misc=False,
-        table_infer_header=True,
-    )
-    with foreign_parser(path, "HTML page", advice="save it anew, or give its text"):
-        page = BeautifulSoup(read_text(path), "html.parser")
-        title = page.title.get_text(" ", strip=True) if page.title else ""
-        for unseen in page(_UNSEEN):
-            unseen.decompose()
-        text = converter.convert_soup(page)
-    has_heading = any(_HEADING.match(line) for line in text.splitlines())
-    yield from split_markdown(text if has_heading else f"# {title}\n\n{text}", file=file)
+    for passage in split_markdown(markdown_of_page(path), file=file):
+        yield replace(passage, text=passage.text.replace(ESCAPED_HASH, "#"))
 
 
 READERS: dict[str, Callable[[Path, str], Iterator[Passage]]] = {

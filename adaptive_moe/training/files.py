@@ -39,15 +39,21 @@ def hub_name(path: Path) -> str | None:
 def read_hub(name: str) -> Iterator[Record]:
     """Every record of a data set OWNER/NAME, or of its part OWNER/NAME:SPLIT, "train" if none.
 
-    A folder laid out as the hub has them may stand for OWNER/NAME. Raises DataError when it cannot
-    be had.
+    A folder laid out as the hub has them may stand for OWNER/NAME. No more is fetched than is read.
+    Raises DataError when it cannot be had.
     """
     from datasets import load_dataset
 
     title, _, split = name.partition(":")
-    advice = "check the name, the split (OWNER/NAME:SPLIT) and the connection"
+    if not title:
+        raise DataError("hf: names no data set; give hf:OWNER/NAME or hf:OWNER/NAME:SPLIT")
+    advice = (
+        "check the name, the split (OWNER/NAME:SPLIT) and the connection; one with several "
+        "configurations has to be saved as a file first"
+    )
     with foreign_parser(Path(title), "data set of the hub", advice=advice):
-        for number, record in enumerate(load_dataset(title, split=split or "train"), start=1):
+        rows = load_dataset(title, split=split or "train", streaming=True)
+        for number, record in enumerate(rows, start=1):
             yield number, record, ""
 
 

@@ -31,6 +31,7 @@ Answerer = Callable[[Prompts], Sequence[str]]
 _UNITS: dict[Metric, str] = {"exact": "exact answers", "loss": "nats per token"}
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
+_FEWEST_COMPARED = 4  # facts or sources that a new version and an old one must both meet anew
 _FORCED_AT_MOST = 300  # guard prompts; this figure decides nothing
 
 
@@ -88,7 +89,10 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True)
 class VersionFigures:
-    """What a new version gains over the one that serves, on questions that neither was taught."""
+    """What a new version gains over the one that serves, on questions that neither was taught.
+
+    What an imported version was taught is not known.
+    """
 
     version: int
     examples: int
@@ -101,7 +105,7 @@ class GateReport:
 
     `other` is the split that was not chosen, where the material offers it. `guard` is None when
     `training.guard_prompts` is 0; `guard_forced` when forced answers were not asked for;
-    `versions` when no version of this name serves, or no held-out question was new to it.
+    `versions` when no version of this name serves, or too few held-out questions are new to it.
     """
 
     accepted: bool
@@ -141,7 +145,7 @@ def run_gate(  # noqa: PLR0913  what is measured, on what, with whom answering
     95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
     `settings.max_guard_loss` with automatic routing; the forced figure is reported beside it.
     What was wrong before too, by `answer_before`, is no loss of this expert's. A new version may
-    not do worse, on average, than its `predecessor`.
+    not be surely worse (95 %) than its `predecessor`.
     """
     other_name: SplitName = "generalise" if split.name == "recall" else "recall"
     measure = _Measure(language_model, bank, weights, settings, seed)
@@ -232,10 +236,11 @@ class _Measure:
 
     def gain_over(self, predecessor: Predecessor, split: Split) -> VersionFigures | None:
         """The same comparison with an earlier version where the base stands in `held_out`."""
-        fresh = [each for each in split.held_out if each.prompt[-1][1] not in predecessor.taught]
-        if not fresh:
+        pairs = zip(*_usable(self.language_model, split.held_out), strict=True)
+        fresh = [pair for pair in pairs if pair[0].prompt[-1][1] not in predecessor.taught]
+        usable, encoded = [each for each, _ in fresh], [each for _, each in fresh]
+        if len({each.fact for each in usable}) < _FEWEST_COMPARED:
             return None
-        usable, encoded = _usable(self.language_model, fresh)
         old, new = (
             score_examples(self.bank, weights, self._loss(encoded, activation), self.settings)
             for weights, activation in (
@@ -307,11 +312,12 @@ def _held_out_reasons(figures: HeldOutFigures) -> list[str]:
 
 
 def _version_reasons(versions: VersionFigures | None, metric: Metric) -> list[str]:
-    if versions is None or versions.gain.mean >= 0:
+    if versions is None or versions.gain.high >= 0:
         return []
     reason = (
         f"version {versions.version}, which serves, is better by {-versions.gain.mean:.3f} "
-        f"{_UNITS[metric]} on {versions.examples} held-out questions that were new to both"
+        f"{_UNITS[metric]} (95 %: {-versions.gain.high:.3f} to {-versions.gain.low:.3f}) on "
+        f"{versions.examples} held-out questions that it was not taught"
     )
     return [reason]
 

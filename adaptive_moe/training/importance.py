@@ -1,6 +1,5 @@
 """How strongly each linear layer's weights pull, from one backward pass without their gradients."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, cast
@@ -12,8 +11,7 @@ from adaptive_moe.errors import TrainingError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.linear_layers import LinearLayer
-from adaptive_moe.training.answer_loss import AnswerLoss
-from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.calibration import calibration_loss
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.variance import variance_importance
 
@@ -27,7 +25,6 @@ def gradient_importance(
     *,
     bank: LoraBank,
     activation: Literal["answer", "prompt"] = "answer",
-    batch_size: int = 32,
     seed: int = 0,
 ) -> dict[str, float]:
     """Frobenius norm of every layer's loss gradient on one calibration batch, by layer name.
@@ -37,13 +34,8 @@ def gradient_importance(
     weight gradient, are measured alike. Only tokens that an expert would act on count. Raises
     TrainingError when a norm is not finite.
     """
-    chance = random.Random(f"importance {seed}")  # noqa: S311  not for security
-    count = min(batch_size, len(examples))
-    encoded = encode_examples(language_model, chance.sample(list(examples), count))
-    loss = AnswerLoss(
-        language_model, bank, encoded.examples, activation=activation, prompt_cache_bytes=0
-    )
-    everything = range(len(encoded.examples))
+    loss = calibration_loss(language_model, bank, examples, activation=activation, seed=seed)
+    everything = range(len(loss.examples))
     with bank.activate_weights({}):
         prompts = loss.prompts(everything)
         with _recorded(language_model, layers) as (inputs, gradients):

@@ -70,15 +70,19 @@ class LowerBlocks:
                 return arguments, {**named, "hidden_states": states}
             return (states, *arguments[1:]), named
 
-        for block in self._skipped:
-            cast("Any", block).forward = idle
         handle = self._next.register_forward_pre_hook(exchange, with_kwargs=True)
+        # A block may have a forward of its own already, from whoever moves its weights.
+        own = [vars(block).get("forward") for block in self._skipped]
         try:
+            for block in self._skipped:
+                vars(block)["forward"] = idle
             yield
         finally:
             handle.remove()
-            for block in self._skipped:
-                del block.forward
+            for block, forward in zip(self._skipped, own, strict=True):
+                del vars(block)["forward"]
+                if forward is not None:
+                    vars(block)["forward"] = forward
 
 
 def _states(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

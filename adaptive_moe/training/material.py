@@ -225,6 +225,11 @@ def _reserved_questions(named: Sequence[Path]) -> frozenset[str]:
 
 def _pack_questions(path: Path) -> list[Path]:
     """The held-out questions of the pack that the path is or lies in; none outside a pack."""
+    data_set = hub_name(path)
+    if data_set is not None:
+        path = Path(data_set.partition(":")[0])
+        if not path.exists():  # it is the hub's
+            return []
     folders = (path, *path.absolute().parents[:3])
     packs = [folder for folder in folders if (folder / _DOCUMENTS_FOLDER).is_dir()]
     files_of_packs = [folder / name for folder in packs for name in HELD_OUT_FILES]

@@ -104,6 +104,39 @@ def test_what_does_not_fit_is_left_out_and_named(moe, tmp_path):
         moe.evaluate_expert("one", write(tmp_path / "alone.jsonl", [long]))
 
 
+def test_answers_do_not_depend_on_who_else_is_asked(moe, tmp_path):
+    model = moe.language_model
+    greeting = {"prompt": "Hello!", "answer": moe.generate("Hello!", experts=None).text}
+    room = model.context_length - len(model.encode_answer("Rome"))
+    words = next(n for n in range(room - 9, 0, -1) if model.encode("a " * n).length <= room)
+    long = {"prompt": "a " * words, "answer": "Rome"}
+    found = moe.evaluate_expert("one", write(tmp_path / "b.jsonl", [greeting, long]), against=[])
+    assert found.dropped == ()
+    assert found.systems[1].exact.mean == 0.5  # the greeting in full, and nothing like Rome
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"answer_idx": 1}, "the answer is choice 0, answer_idx says 1"),
+        ({"answer_idx": True}, "nothing says which choice is right"),
+        ({"choices": ["Rome", "Rome"]}, "two of the choices are the same"),
+    ],
+)
+def test_choices_that_contradict_themselves_are_refused(moe, tmp_path, change, reason):
+    with pytest.raises(DataError, match=f"c.jsonl:1: {reason}"):
+        moe.evaluate_expert("one", write(tmp_path / "c.jsonl", [ROWS[0] | change]))
+
+
+def test_a_line_of_json_may_hold_any_sign_and_no_endless_nesting(moe, tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"prompt": "Who\u2028else?", "answer": "Rome"}\n', encoding="utf-8")
+    assert moe.evaluate_expert("one", path, against=[]).questions == 1
+    path.write_text('{"prompt": ' + "[" * 100_000)
+    with pytest.raises(DataError, match=r"lines.jsonl:1: not JSON: nested too deeply"):
+        moe.evaluate_expert("one", path)
+
+
 def test_bad_choices_and_unknown_experts_are_refused(moe, data, tmp_path):
     with pytest.raises(UnknownExpertError, match="three"):
         moe.evaluate_expert("three", data)

@@ -1,5 +1,6 @@
 """The batched loss on cached prompts is the loss of a plain full pass, example by example."""
 
+import functools
 import threading
 
 import pytest
@@ -9,6 +10,7 @@ from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import micro_batches, step_examples
 from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.lower_blocks import LowerBlocks
 from adaptive_moe.training.synthesis import Example
 from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
 from tests.training.reference import reference_loss
@@ -89,6 +91,22 @@ def test_blocks_below_the_expert_run_once_and_change_nothing(
     ids = torch.tensor([[1, 2, 3]])
     before = language_model.model(ids).logits
     assert torch.equal(before, tiny_language_model(architecture).model(ids).logits)
+
+
+def test_a_block_keeps_a_forward_of_its_own_whatever_happens(llama):
+    block, lower = llama.model.model.layers[0], LowerBlocks(llama, 1)
+    own = block.forward = functools.partial(block.forward)
+
+    def fail():
+        with lower.skipped(torch.zeros(1, 3, 32)):
+            assert block.forward is not own
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert block.forward is own
+    del block.forward
+    assert not llama.model.model.layers[1]._forward_pre_hooks
 
 
 def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, make_bank):

@@ -120,6 +120,44 @@ def test_pages_are_read_like_markdown(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("page", "expected"),
+    [
+        ("<form><p>All is in a form.</p><input value='x'></form>", [("All is in a form.", ())]),
+        ("<nav>Home<p>Never closed, the text goes on.</p>", None),
+        ("<p>Neither title nor heading.</p>", [("Neither title nor heading.", ())]),
+        ("<svg><title>icon</title></svg><p>Drawn.</p>", [("Drawn.", ())]),
+        ("<h1>Songs</h1><p># 1 is the best.</p>", [("# 1 is the best.", ("Songs",))]),
+        ("<title>T</title><pre># comment</pre><p>Text.</p>", [("Text.", ("T",))]),
+    ],
+)
+def test_odd_pages_lose_no_text_and_gain_none(tmp_path, page, expected):
+    (tmp_path / "odd.html").write_text(page)
+    passages = read_material([tmp_path]).passages
+    if expected is None:
+        assert "the text goes on" in " ".join(each.text for each in passages)
+    else:
+        assert [(each.text, each.heading) for each in passages] == expected
+
+
+def test_an_empty_page_is_no_material(tmp_path):
+    (tmp_path / "empty.html").write_text("")
+    with pytest.raises(NoUsableRowsError, match="no text"):
+        read_material([tmp_path])
+
+
+def test_a_pack_cannot_be_learned_from_as_a_data_set(tmp_path):
+    (tmp_path / "documents").mkdir()
+    (tmp_path / "documents" / "a.md").write_text("The lake is forty metres deep.")
+    rows = [{"question": f"{QUESTION} {i}", "answer": ANSWER} for i in range(4)]
+    write_jsonl(tmp_path / "questions.jsonl", rows)
+    write_jsonl(tmp_path / "train.jsonl", rows)
+    with pytest.raises(DataError, match="held out for measuring"):
+        read_material([f"hf:{tmp_path}"])
+    with pytest.raises(DataError, match="names no data set"):
+        read_material(["hf:"])
+
+
 def test_a_second_answer_to_one_question_is_dropped_and_named(tmp_path):
     rows = [
         {"prompt": QUESTION, "completion": answer} for answer in (ANSWER, "Fifty metres.", ANSWER)

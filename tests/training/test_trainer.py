@@ -289,9 +289,7 @@ def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, example
     from adaptive_moe.training.encoding import encode_examples
 
     bank = make_bank(llama)
-    measured = gradient_importance(
-        llama, llama.layers, examples, bank=bank, batch_size=len(examples)
-    )
+    measured = gradient_importance(llama, llama.layers, examples, bank=bank)
     encoded = encode_examples(llama, examples).examples
     loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
     prompts = loss.prompts(range(len(encoded)))
