@@ -1,0 +1,60 @@
+"""Our optimiser steps are those of transformers' Trainer over PEFT, one by one.
+
+In float64, as Adam makes any rounding grow; both still take the loss itself in float32.
+"""
+
+import pytest
+import torch
+
+from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.experiments.training_work import OurTraining, PeerTraining, Work
+from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.models.loading import adopt
+from adaptive_moe.training.encoding import EncodedExample
+from tests.support.tiny_models import tiny_model
+
+STEPS = 6
+
+
+def _examples():
+    """Prompts of 1 to 9 tokens and answers of 1 to 4, so that every pass is padded."""
+    return tuple(
+        EncodedExample(tuple(range(50, 51 + i % 9)), (*range(100 + i, 100 + i + i % 4), 2))
+        for i in range(24)
+    )
+
+
+@pytest.fixture(autouse=True)
+def _doubles():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow  # importing the Trainer takes seconds
+@pytest.mark.parametrize("activation", ["prompt", "answer"])
+@pytest.mark.parametrize("scaling", ["rslora", "alpha_over_r"])
+def test_every_step_is_the_trainers(activation, scaling):
+    model, tokenizer = tiny_model("llama")
+    language_model = adopt(model.double(), tokenizer)
+    settings = TrainingSettings(
+        rank=4,
+        max_steps=STEPS,
+        batch_size=8,
+        micro_batch_size=2,  # four passes are accumulated
+        warmup_steps=2,
+        learning_rate=1e-2,
+        clip_norm=0.5,
+        weight_decay=0.1,
+        scaling=scaling,
+    )
+    work = Work(language_model, _examples(), activation, settings)
+    layers = language_model.layers
+    bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.float64)
+    ours = OurTraining(work, bank).run()
+    theirs = PeerTraining(work).run()
+    assert ours.losses[-1] < ours.losses[0] - 0.1
+    assert ours.losses == pytest.approx(theirs.losses, rel=0, abs=1e-6)
+    for name, factor in ours.factors.items():
+        other = theirs.factors[name] if name.startswith("a.") else theirs.factors[name].T
+        assert (factor - other).norm() <= 1e-5 * other.norm(), name
