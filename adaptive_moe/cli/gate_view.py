@@ -10,8 +10,11 @@ from adaptive_moe.cli.safe_text import clean_line
 
 if TYPE_CHECKING:
     from adaptive_moe.measures.statistics import Interval
-    from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures
+    from adaptive_moe.training.gate import GateReport
+    from adaptive_moe.training.guarding import GuardFigures
+    from adaptive_moe.training.held_out import HeldOutFigures
     from adaptive_moe.training.retrieval import RetrievalFigures
+    from adaptive_moe.training.side_effects import ForgettingFigures, RoutedFigures
 
 
 def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
@@ -30,8 +33,10 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
             f"against version {report.versions.version}", f"{report.versions.examples:,}", "", "",
             _difference(report.versions.gain),
         )  # fmt: skip
+    _add_routed(table, report.routed)
     _add_guard(table, "known questions, routed", report.guard, report.guard_limit)
     _add_guard(table, "known questions, forced", report.guard_forced, None)
+    _add_forgetting(table, report.forgetting)
     _add_retrieval(table, report.retrieval)
     return (table, *(Text(f"  {clean_line(reason)}", style="red") for reason in report.reasons))
 
@@ -65,12 +70,41 @@ def _add_guard(table: Table, name: str, found: "GuardFigures | None", limit: flo
     )
 
 
+def _add_routed(table: Table, found: "RoutedFigures | None") -> None:
+    if found is None:
+        return
+    table.add_row(
+        "held out, routed: right answers", f"{found.questions:,}",
+        _share(found.right_before), _share(found.right_after),
+        f"{found.to_expert} sent to the expert",
+    )  # fmt: skip
+    if found.worse is None or found.stated_before is None or found.stated_after is None:
+        return
+    table.add_row(
+        "held out, routed: said to be right", "",
+        _share(found.stated_before), _share(found.stated_after),
+        f"further off by {_difference(found.worse)}",
+    )  # fmt: skip
+
+
+def _add_forgetting(table: Table, found: "ForgettingFigures | None") -> None:
+    if found is None:
+        return
+    table.add_row(
+        "general text, routed: nats/token", f"{found.texts:,}",
+        f"{found.loss_before:.3f}", f"{found.loss_routed:.3f}",
+        f"{found.to_expert} sent to the expert; {found.loss_forced:.3f} if forced",
+    )  # fmt: skip
+
+
 def _add_retrieval(table: Table, found: "RetrievalFigures") -> None:
     if found.hits is None:
         table.add_row("retrieval (BM25)", "", "", "", clean_line(found.note), style="dim")
         return
     share = _share(found.hits / found.questions)
     told = "have the answer in the best passage"
+    if found.asked:
+        told += f"; with it the base answers {_share(found.answered / found.asked)} right"
     table.add_row("retrieval (BM25)", f"{found.questions:,}", "", share, told, style="dim")
 
 

@@ -246,6 +246,15 @@ class TrainingSettings(Section):
         None, description="JSON lines of prompt/answer that the base gets right"
     )
     max_guard_loss: Probability = Field(0.01, description="upper 95 % bound of the loss, fraction")
+    general_text: Path | None = Field(
+        None, description="text file, paragraphs parted by empty lines, to measure forgetting on"
+    )
+    max_forgetting: float = Field(
+        0.02, ge=0.0, description="nats per token that such text may lose, surely, as routed"
+    )
+    max_miscalibration: Probability = Field(
+        0.1, description="how much further off stated probabilities may be, surely, than before"
+    )
     seed: int = Field(0, ge=0, description="of initialisation, order and synthesis")
 
     @field_validator("auto_ranks")

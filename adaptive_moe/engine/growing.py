@@ -278,16 +278,12 @@ class Grower:
         )
 
     def _publish(self, order: TrainingOrder, trial: Trial, report: GateReport) -> ExpertRecord:
-        figures = report.held_out
-        trials = figures.examples
         gate = to_json(report.to_dict())
         assert isinstance(gate, dict)
-        if figures.metric == "exact":
-            gate[HELD_OUT_RIGHT] = round(figures.exact_after * trials)
-            gate[HELD_OUT_BASE] = round(figures.exact_before * trials)
-        else:  # a lower loss says that the expert is better, and not how often the base is right
-            gate[HELD_OUT_RIGHT] = figures.improved
-        gate[HELD_OUT_TRIALS] = trials
+        gate[HELD_OUT_RIGHT] = report.held_out.right
+        if report.held_out.base_right is not None:
+            gate[HELD_OUT_BASE] = report.held_out.base_right
+        gate[HELD_OUT_TRIALS] = report.held_out.examples
         status: Literal["active", "quarantine", "rejected"] = "active"
         if not report.accepted:
             status = "quarantine" if order.force else "rejected"

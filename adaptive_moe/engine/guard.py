@@ -20,7 +20,7 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.router.domains import Domain, nearest_distances
 from adaptive_moe.router.whitening import Whitening
-from adaptive_moe.training.gate import GuardItem
+from adaptive_moe.training.guarding import GuardItem
 from adaptive_moe.training.phrasings import dress
 
 _BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words

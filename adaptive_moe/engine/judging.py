@@ -1,5 +1,6 @@
 """Puts an expert on trial before the gate, with routing as it would be if the expert were live."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import final
 
@@ -8,17 +9,22 @@ from transformers import GenerationConfig
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.batches import in_batches
+from adaptive_moe.engine.events import Answer
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
-from adaptive_moe.errors import CorruptExpertError
+from adaptive_moe.errors import CorruptExpertError, PromptTooLongError
 from adaptive_moe.router.boundary import Outside
 from adaptive_moe.router.router import ExpertArm
-from adaptive_moe.training.gate import GateReport, Predecessor, Prompts, run_gate
+from adaptive_moe.training.gate import GateReport, Respondents, run_gate
+from adaptive_moe.training.guarding import Answerer as Asked
+from adaptive_moe.training.guarding import Prompts, Reply
+from adaptive_moe.training.held_out import HeldOutFigures, Measure, Predecessor
 from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.side_effects import general_texts
 
 _ANSWER_TOKENS = 32  # longest guard answer
 
@@ -44,23 +50,40 @@ class Judge:
         )
         predecessor = self._predecessor(trial.name)
         with answerer.shelf.on_trial(trial) as arm:
-            # A new version takes its old one's place; without it the old one would answer on.
-            present = answerer.shelf.arms()
-            arms = (*(each for each in present if each.name != trial.name), arm)
             return run_gate(
-                answerer.language_model,
-                answerer.bank,
-                trial.weights,
+                Measure(
+                    answerer.language_model, answerer.bank, trial.weights, settings, settings.seed
+                ),
                 prepared.split,
                 passages=prepared.material.passages,
                 guard=guard,
-                answer_automatic=lambda prompts: self._ask(prompts, "auto", arms),
-                answer_before=lambda prompts: self._ask(prompts, "auto", present),
-                answer_forced=lambda prompts: self._ask(prompts, [arm.name], arms),
+                respondents=self._respondents(trial.name, arm),
                 predecessor=predecessor,
-                settings=settings,
-                seed=settings.seed,
             )
+
+    def _respondents(self, name: str, arm: ExpertArm) -> Respondents:
+        def ask(experts: Forced, arms: tuple[ExpertArm, ...]) -> Asked:
+            return lambda prompts: self._ask(prompts, experts, arms, on_trial=arm.name)
+
+        present = self._answerer.shelf.arms()
+        # A new version takes its old one's place; without it the old one would answer on.
+        others = tuple(each for each in present if each.name != name)
+
+        def live(record: HeldOutFigures) -> Asked:
+            serving = replace(
+                arm,
+                successes=record.right,
+                trials=record.examples,
+                base_successes=record.base_right,
+            )
+            return ask("auto", (*others, serving))
+
+        return Respondents(
+            live=live,
+            before=ask("auto", present),
+            forced=ask([arm.name], (*others, arm)),
+            base=ask(None, ()),
+        )
 
     def _predecessor(self, name: str) -> Predecessor | None:
         shelf = self._answerer.shelf
@@ -80,10 +103,11 @@ class Judge:
         )
 
     def check(self, settings: TrainingSettings) -> None:
-        """Read the configured guard file, so that a mistake in it is told before a training.
+        """Read the configured files, so that a mistake in them is told before a training.
 
         Raises DataError.
         """
+        general_texts(settings.general_text)
         if settings.guard is not None and settings.guard_prompts > 0:
             read_questions([settings.guard])
 
@@ -91,20 +115,35 @@ class Judge:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""
         return self._guard_pool(settings).background
 
-    def _ask(self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...]) -> list[str]:
-        """Short greedy answers in batches."""
+    def _ask(
+        self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...], *, on_trial: str
+    ) -> list[Reply]:
+        """Short greedy answers in batches; nothing is said to what exceeds the context."""
         request = Request(
             generation=GenerationConfig(max_new_tokens=_ANSWER_TOKENS),
             experts=experts,
             attribution=False,
             arms=arms,
         )
+        replies = [Reply("") for _ in prompts]
+        fitting = [place for place, prompt in enumerate(prompts) if self._fits(prompt)]
 
-        def answers(batch: list[tuple[Turn, ...]]) -> list[str]:
+        def answers(batch: list[tuple[Turn, ...]]) -> list[Reply]:
             asked = [as_messages(prompt) for prompt in batch]
-            return [each.answer.text for each in self._answerer.finished(asked, request)]
+            finished = self._answerer.finished(asked, request)
+            return [_reply(each.answer, on_trial) for each in finished]
 
-        return in_batches(prompts, answers, length=_characters)
+        found = in_batches([prompts[place] for place in fitting], answers, length=_characters)
+        for place, reply in zip(fitting, found, strict=True):
+            replies[place] = reply
+        return replies
+
+    def _fits(self, prompt: tuple[Turn, ...]) -> bool:
+        try:
+            self._answerer.language_model.encode(as_messages(prompt), max_new_tokens=_ANSWER_TOKENS)
+        except PromptTooLongError:
+            return False
+        return True
 
     def _guard_pool(self, settings: TrainingSettings) -> GuardPool:
         key = (settings.guard, settings.guard_prompts)
@@ -117,6 +156,11 @@ class Judge:
                 folder=self._folder,
             )
         return self._pools[key]
+
+
+def _reply(answer: Answer, on_trial: str) -> Reply:
+    is_experts = any(each.name == on_trial for each in answer.route.experts)
+    return Reply(answer.text, answer.confidence.p_correct, is_experts)
 
 
 def _characters(prompt: tuple[Turn, ...]) -> int:

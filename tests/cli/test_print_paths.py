@@ -20,7 +20,9 @@ from adaptive_moe.gaps.evidence import Figures, Member
 from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import GapState
 from adaptive_moe.measures.statistics import Interval
-from adaptive_moe.training.gate import GateReport, GuardFigures, HeldOutFigures, VersionFigures
+from adaptive_moe.training.gate import GateReport
+from adaptive_moe.training.guarding import GuardFigures
+from adaptive_moe.training.held_out import HeldOutFigures, VersionFigures
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.retrieval import RetrievalFigures
 from tests.cli.hostile import leaks, strings

@@ -5,11 +5,15 @@ import json
 import pytest
 import torch
 
+from adaptive_moe.errors import DataError
 from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.training.documents import Passage
-from adaptive_moe.training.gate import GuardItem, Predecessor, measure_guard, run_gate
+from adaptive_moe.training.gate import Respondents, run_gate
+from adaptive_moe.training.guarding import GuardItem, Reply, measure_guard
+from adaptive_moe.training.held_out import Measure, Predecessor
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.retrieval import measure_retrieval
+from adaptive_moe.training.side_effects import general_texts
 from adaptive_moe.training.splits import Split
 from adaptive_moe.training.trainer import train_lora
 from tests.support.tiny_models import tiny_language_model
@@ -19,16 +23,28 @@ def guard(count):
     return [GuardItem((("user", f"known {i}?"),), f"Answer {i}.", i % 5 == 0) for i in range(count)]
 
 
-def answerer(wrong=0):
-    def answer(prompts):
-        numbers = [prompt[-1][1].split()[1].rstrip("?") for prompt in prompts]
-        return [f"answer {n}" if int(n) >= wrong else "no idea" for n in numbers]
+def answerer(wrong=0, **other):
+    """Knows the guard questions from number `wrong` on; says `other` to everything else."""
 
-    return answer
+    def answer(prompt):
+        word, _, number = prompt[-1][1].rstrip("?").partition(" ")
+        if word != "known":
+            return Reply(**{"text": "no idea", **other})
+        return Reply(f"answer {number}" if int(number) >= wrong else "no idea")
+
+    return lambda prompts: [answer(prompt) for prompt in prompts]
 
 
 GUARD = guard(300)
 RIGHT = answerer()
+
+
+class Recorder(list):
+    """Keeps the record that the expert is asked with."""
+
+    def __call__(self, record):
+        self.append(record)
+        return RIGHT
 
 
 @pytest.fixture(scope="module")
@@ -42,21 +58,27 @@ def trained(make_bank, examples, quick):
     )
 
     def gate(
-        name="generalise", weights=result.weights, guards=GUARD, automatic=RIGHT, predecessor=None
+        name="generalise",
+        weights=result.weights,
+        guards=GUARD,
+        automatic=RIGHT,
+        before=RIGHT,
+        predecessor=None,
+        **changed,
     ):
-        split = Split(name, tuple(examples), (), tuple(examples[:12]), "digest")
+        changed_settings = settings.model_copy(update=changed)
         return run_gate(
-            llama,
-            bank,
-            weights,
-            split,
+            Measure(llama, bank, weights, changed_settings, seed=0),
+            Split(name, tuple(examples), (), tuple(examples[:12]), "digest"),
             passages=(),
             guard=guards,
-            answer_automatic=automatic,
-            answer_forced=answerer(9),
+            respondents=Respondents(
+                live=automatic if isinstance(automatic, Recorder) else lambda _: automatic,
+                before=before,
+                forced=answerer(9),
+                base=RIGHT,
+            ),
             predecessor=predecessor,
-            settings=settings,
-            seed=0,
         )
 
     gate.weights = result.weights
@@ -110,7 +132,9 @@ def test_what_others_spoilt_before_is_not_held_against_an_expert():
     items = [GuardItem((("user", str(i)),), "yes", i < 10) for i in range(300)]
 
     def answering(wrong):
-        return lambda prompts: ["no" if int(turns[0][1]) in wrong else "yes" for turns in prompts]
+        return lambda prompts: [
+            Reply("no" if int(turns[0][1]) in wrong else "yes") for turns in prompts
+        ]
 
     figures = measure_guard(items, answering({1, 2, 50}), before=answering({2, 50, 77}))
     assert (figures.items, figures.lost) == (298, 1)
@@ -156,6 +180,75 @@ def test_guard_answers_are_graded_after_normalisation():
     assert figures.rate == pytest.approx(0.3)
 
 
+def test_an_expert_is_asked_with_the_record_it_will_serve_with(trained):
+    records = Recorder()
+    by_loss = trained(automatic=records)
+    by_answers = trained(name="recall", automatic=records)
+    assert [record.examples for record in records] == [12, 12]
+    assert (records[0].right, records[0].base_right) == (by_loss.held_out.improved, None)
+    assert records[1].right == round(12 * by_answers.held_out.exact_after) > 0
+    assert records[1].base_right == round(12 * by_answers.held_out.exact_before)
+
+
+def test_general_text_that_is_sent_elsewhere_forgets_nothing(trained):
+    figures = trained().forgetting
+    assert (figures.texts, figures.to_expert) == (40, 0)
+    assert figures.loss_routed == figures.loss_before
+    assert figures.loss_forced != figures.loss_before
+    assert (figures.rise.mean, figures.rise.high) == (0, 0)
+
+
+def test_an_expert_that_garbles_general_text_is_turned_down(trained):
+    loud = {name: LoraPair(pair.a, pair.b * 20) for name, pair in trained.weights.items()}
+    taken = answerer(is_experts=True)
+    report = trained(weights=loud, automatic=taken)
+    assert report.forgetting.to_expert == 40
+    assert report.forgetting.loss_routed == report.forgetting.loss_forced
+    assert report.forgetting.rise.low > 0.02
+    (reason,) = [each for each in report.reasons if "general text loses" in each]
+    assert "40 of 40 texts are sent to the expert" in reason
+    allowed = trained(weights=loud, automatic=taken, max_forgetting=1e9)
+    assert not [each for each in allowed.reasons if "general text" in each]
+
+
+def test_an_expert_that_is_believed_too_much_is_turned_down(trained):
+    """Twelve wrong answers said to be right with 0.2 before and with 0.9 after."""
+    before, after = answerer(p_correct=0.2), answerer(p_correct=0.9, is_experts=True)
+    report = trained(before=before, automatic=after, max_forgetting=1e9)
+    found = report.routed
+    assert (found.questions, found.to_expert) == (12, 12)
+    assert (found.right_before, found.right_after) == (0, 0)
+    assert (found.calibration_before, found.calibration_after) == pytest.approx((0.2, 0.9))
+    assert found.worse.mean == pytest.approx(0.7)
+    (reason,) = report.reasons
+    assert reason.startswith("its answers are said to be right with 0.90, and 0.00 are")
+    assert trained(before=after, automatic=before).accepted
+
+
+def test_without_probabilities_there_is_no_calibration_to_judge(trained):
+    report = trained(before=answerer(p_correct=0.2), automatic=answerer())
+    assert report.accepted
+    assert report.routed.worse is None
+
+
+def test_a_general_text_of_ones_own_is_read_by_paragraphs(trained, tmp_path):
+    file = tmp_path / "own.txt"
+    file.write_text("\n\n".join(f"Number {i} is up.\nIt waits. Then goes." for i in range(8)))
+    (first, *_) = texts = general_texts(file)
+    assert len(texts) == 8
+    assert (first.prompt, first.answer) == ((("user", "Number 0 is up."),), "It waits. Then goes.")
+    assert trained(general_text=file).forgetting.texts == 8
+
+
+def test_a_general_text_that_is_missing_or_too_short_is_named(tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("One sentence.\n\nTwo of them. Here.")
+    with pytest.raises(DataError, match=r"short\.txt: 1 paragraphs .* at least 8"):
+        general_texts(short)
+    with pytest.raises(DataError, match=r"none\.txt: this general text cannot be read"):
+        general_texts(tmp_path / "none.txt")
+
+
 def test_retrieval_is_reported_beside_the_expert(examples):
     table = "| Lake | Depth |\n| --- | --- |\n| Garda | 346 |\n| Como | 410 |"
     passages = [Passage(table, ("Lakes",), "lakes.md", 1)]
@@ -165,3 +258,11 @@ def test_retrieval_is_reported_beside_the_expert(examples):
     ]
     figures = measure_retrieval(passages, (), asked)
     assert (figures.hits, figures.questions) == (2, 3)
+    assert figures.asked == 0
+
+    def reads(prompts):  # the last number of the passage in front of the question
+        passages = [prompt[-1][1].partition("\n\n")[0] for prompt in prompts]
+        return [Reply(text.split("|")[-2].strip()) for text in passages]
+
+    figures = measure_retrieval(passages, (), asked, answer=reads)
+    assert (figures.answered, figures.asked) == (2, 3)

@@ -1,0 +1,162 @@
+"""What an expert does besides answering its own: to other text, and to stated probabilities."""
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from adaptive_moe.errors import DataError
+from adaptive_moe.measures.calibration import expected_calibration_error
+from adaptive_moe.measures.graders import normalised
+from adaptive_moe.measures.sampling import evenly
+from adaptive_moe.measures.statistics import Interval, cluster_bootstrap, paired_bootstrap
+from adaptive_moe.training.guarding import Answerer, Reply
+from adaptive_moe.training.held_out import Measure
+from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.synthesis import Example
+
+_ASKED = 100  # held-out questions, evenly from all; asking is slower than reading
+_BINS = 10
+_CONFIDENCE = 0.95
+_RESAMPLES = 1000
+_FEWEST_TEXTS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RoutedFigures:
+    """Held-out questions asked as anyone would ask them, without the expert and with it.
+
+    `to_expert` counts those sent to it. `stated_*` is the mean chance that the router gave the
+    answers of being right, `calibration_*` their expected calibration error, and `worse` the rise
+    of |stated - right| with its interval over facts; absent where a router has no probabilities.
+    """
+
+    questions: int
+    to_expert: int
+    right_before: float
+    right_after: float
+    stated_before: float | None = None
+    stated_after: float | None = None
+    calibration_before: float | None = None
+    calibration_after: float | None = None
+    worse: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgettingFigures:
+    """Loss on general text in nats per token: by the base, as routed, and with the expert forced.
+
+    `to_expert` counts the texts that routing sends to it; `rise` is what routing costs a text.
+    """
+
+    texts: int
+    to_expert: int
+    loss_before: float
+    loss_routed: float
+    loss_forced: float
+    rise: Interval
+
+
+def measure_routed(
+    held_out: Sequence[Example], *, before: Answerer, after: Answerer, seed: int
+) -> RoutedFigures:
+    """Ask at most 100 held-out questions with routing automatic."""
+    asked = evenly(held_out, _ASKED)
+    prompts = [each.prompt for each in asked]
+    old, new = before(prompts), after(prompts)
+    right_old, right_new = _right(asked, old), _right(asked, new)
+    figures = RoutedFigures(
+        questions=len(asked),
+        to_expert=sum(reply.is_experts for reply in new),
+        right_before=float(right_old.mean()),
+        right_after=float(right_new.mean()),
+    )
+    stated_old, stated_new = _stated(old), _stated(new)
+    if stated_old is None or stated_new is None:
+        return figures
+
+    def worse(chosen: np.ndarray) -> float:
+        gap_old = abs(float(np.mean(stated_old[chosen] - right_old[chosen])))
+        return abs(float(np.mean(stated_new[chosen] - right_new[chosen]))) - gap_old
+
+    return replace(
+        figures,
+        stated_before=float(stated_old.mean()),
+        stated_after=float(stated_new.mean()),
+        calibration_before=expected_calibration_error(stated_old, right_old, bins=_BINS),
+        calibration_after=expected_calibration_error(stated_new, right_new, bins=_BINS),
+        worse=cluster_bootstrap(
+            worse,
+            [each.fact for each in asked],
+            confidence=_CONFIDENCE,
+            resamples=_RESAMPLES,
+            seed=seed,
+        ),
+    )
+
+
+def measure_forgetting(measure: Measure, answer: Answerer) -> ForgettingFigures:
+    """Cross-entropy on general text, a text's first sentence as the prompt, the rest as its answer.
+
+    `answer` tells which prompts are sent to the expert. Raises DataError for a file of the
+    settings that cannot be read or holds too little.
+    """
+    texts, old, new = measure.scores(general_texts(measure.settings.general_text))
+    tokens = np.array([score.tokens for score in old])
+    before, after = (np.array([score.loss for score in scores]) for scores in (old, new))
+    sent = np.array([reply.is_experts for reply in answer([text.prompt for text in texts])])
+    routed = np.where(sent, after, before)
+    return ForgettingFigures(
+        texts=len(texts),
+        to_expert=int(sent.sum()),
+        loss_before=float(before.sum() / tokens.sum()),
+        loss_routed=float(routed.sum() / tokens.sum()),
+        loss_forced=float(after.sum() / tokens.sum()),
+        rise=paired_bootstrap(
+            (routed - before) / tokens,
+            confidence=_CONFIDENCE,
+            resamples=_RESAMPLES,
+            seed=measure.seed,
+        ),
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def general_texts(path: Path | None) -> tuple[Example, ...]:
+    """The paragraphs of a text file, our own where none is given, cut behind the first sentence.
+
+    Paragraphs of one sentence are left out. Raises DataError for an unreadable file or fewer
+    than 8 paragraphs that are left.
+    """
+    name = "general_text.txt" if path is None else str(path)
+    try:
+        file = files("adaptive_moe.training") / name if path is None else path
+        content = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{name}: this general text cannot be read: {error}") from error
+    texts = []
+    for number, paragraph in enumerate(content.split("\n\n"), start=1):
+        first, _, rest = " ".join(paragraph.split()).partition(". ")
+        if rest:
+            prompt: tuple[Turn, ...] = (("user", f"{first}."),)
+            texts.append(Example(prompt, rest, f"text {number}", "as-written", name, number))
+    if len(texts) < _FEWEST_TEXTS:
+        raise DataError(
+            f"{name}: {len(texts)} paragraphs of two sentences or more, at least {_FEWEST_TEXTS} "
+            "are needed to measure forgetting; part paragraphs by an empty line"
+        )
+    return tuple(texts)
+
+
+def _right(asked: Sequence[Example], replies: Sequence[Reply]) -> np.ndarray:
+    pairs = zip(asked, replies, strict=True)
+    return np.array([normalised(reply.text, each.answer) for each, reply in pairs], dtype=float)
+
+
+def _stated(replies: Sequence[Reply]) -> np.ndarray | None:
+    """The chances of being right; None unless all have one."""
+    found = [reply.p_correct for reply in replies if reply.p_correct is not None]
+    return np.array(found) if len(found) == len(replies) else None
