@@ -223,6 +223,11 @@ class TrainingSettings(Section):
     max_steps: PositiveInt = Field(800, description="optimiser steps at most")
     batch_size: PositiveInt = Field(32, description="examples in one optimiser step")
     micro_batch_size: PositiveInt = Field(32, description="examples in one forward pass at most")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="keep only what enters each block for the gradients, and compute the rest "
+        "again: less memory, a third more time; done anyway where one example does not fit",
+    )
     # Measured there at 400 steps: 2e-3 to 4e-3 alike, 1e-2 does not learn.
     learning_rate: float = Field(3e-3, gt=0.0, le=1.0, description="peak, decays linearly to 5 %")
     warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")

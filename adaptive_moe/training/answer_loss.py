@@ -17,6 +17,7 @@ from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.lower_blocks import LowerBlocks
 from adaptive_moe.training.prompt_cache import PromptCache, Prompts, pass_arguments
+from adaptive_moe.training.recomputing import RecomputedBlocks
 
 _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the head does
 _IGNORED = -100
@@ -43,7 +44,8 @@ class AnswerLoss:
     With activation "answer" the prompts' key-values come from the base through a `PromptCache`,
     and only header and answer run under whatever is active; with "prompt" everything does. Where
     nothing is active in the first `lower_blocks` blocks, "answer" runs header and answer through
-    them once, and then through the others only.
+    them once, and then through the others only. With `recompute` a pass keeps little for its
+    gradients, which then cost a second one; it may be switched on later.
     """
 
     def __init__(
@@ -55,8 +57,10 @@ class AnswerLoss:
         activation: Literal["answer", "prompt"],
         prompt_cache_bytes: int,
         lower_blocks: int = 0,
+        recompute: bool = False,
     ) -> None:
         self.examples = examples
+        self.recompute = recompute
         self.max_width: int | None = None
         if language_model.has_fixed_mask:
             self.max_width = language_model.context_length - len(language_model.header_ids) + 1
@@ -66,6 +70,7 @@ class AnswerLoss:
         self._lower: LowerBlocks | None = None
         if activation == "answer" and lower_blocks:
             self._lower = LowerBlocks(language_model, lower_blocks)
+        self._recomputed = RecomputedBlocks(language_model, first=lower_blocks)
         # Another thread may be answering with an expert: what is kept here must be the base's.
         with bank.activate_weights({}):
             if activation == "answer":
@@ -113,7 +118,8 @@ class AnswerLoss:
         targets = targets.to(prompts.mask.device)
         ids = self._ids(indexes, prompts.cache, targets)
         needed = targets != _IGNORED
-        with self._without_lower_blocks(prompts):
+        keeping = self._recomputed.active() if self.recompute else nullcontext()
+        with keeping, self._without_lower_blocks(prompts):
             logits = self._logits(ids, prompts, needed)
         return _batch_loss(logits, targets, needed)
 

@@ -40,7 +40,10 @@ class ExampleScore:
 
 @final
 class Stepper:
-    """AdamW over an adapter; its micro-batch shrinks for good when memory runs out."""
+    """AdamW over an adapter; when memory runs out its micro-batch shrinks for good.
+
+    Where not even one example fits, passes are recomputed for their gradients from then on.
+    """
 
     def __init__(
         self, bank: LoraBank, adapter: Adapter, loss: AnswerLoss, settings: TrainingSettings
@@ -101,13 +104,14 @@ class Stepper:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self._size == 1:
+                if self._size == 1 and self._loss.recompute:
                     raise InsufficientMemoryError(
                         "not even one training example fits into memory; shorten the examples or "
                         "lower training.rank"
                     ) from None
             # Outside the handler, so that no traceback keeps the failed pass alive.
             self._optimizer.zero_grad(set_to_none=True)
+            self._loss.recompute |= self._size == 1
             self._size = max(1, self._size // 2)
 
     def _accumulate(self, indexes: Sequence[int]) -> tuple[float, int]:

@@ -141,6 +141,7 @@ class _Run:
                 activation=settings.activation,
                 prompt_cache_bytes=settings.prompt_cache_bytes,
                 lower_blocks=lowest,
+                recompute=settings.gradient_checkpointing,
             )
             for side in (encoded, tests)
         )

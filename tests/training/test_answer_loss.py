@@ -57,6 +57,40 @@ def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, example
             assert torch.allclose(got, want, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral", "gemma2"])
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_recomputed_blocks_give_the_same_gradients_and_keep_less(
+    architecture, activation, examples, make_bank
+):
+    language_model = tiny_language_model(architecture, layers=4)
+    encoded = encode_examples(language_model, examples[:6]).examples
+    bank, weights = make_bank(language_model), random_weights(language_model)
+    kept, gradients = [], []
+    for recompute in (False, True):
+        loss = AnswerLoss(
+            language_model,
+            bank,
+            encoded,
+            activation=activation,
+            prompt_cache_bytes=1 << 20,
+            recompute=recompute,
+        )
+        prompts = loss.prompts(range(6))
+        saved = {}
+
+        def keep(tensor, saved=saved):
+            saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with bank.activate_weights(weights):
+            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+                total = loss.compute(range(6), prompts).total
+            gradients.append(losses_and_gradients(weights, total))
+        kept.append(sum(saved.values()))
+    assert all(map(torch.equal, *gradients))
+    assert kept[1] < kept[0] / 2
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("capacity", [0, 1 << 20])
 def test_blocks_below_the_expert_run_once_and_change_nothing(

@@ -252,7 +252,23 @@ def test_when_nothing_fits_it_says_so(llama, make_bank, examples, quick):
     sizes = limit_memory(llama, lambda _rows, _count: False)
     with pytest.raises(InsufficientMemoryError):
         train(llama, make_bank, examples, quick)
-    assert sizes == [8, 4, 2, 1]
+    assert sizes == [8, 4, 2, 1, 1]  # the last one keeps less for its gradients
+
+
+def test_recomputing_changes_nothing_but_memory(make_bank, examples, quick):
+    once, twice = tiny_language_model("llama"), tiny_language_model("llama")
+    thrifty = quick.model_copy(update={"gradient_checkpointing": True})
+    result = train(twice, make_bank, examples, thrifty)
+    assert same_weights(result.weights, train(once, make_bank, examples, quick).weights)
+
+
+def test_where_one_example_does_not_fit_passes_are_recomputed(make_bank, examples, quick):
+    scarce, roomy = tiny_language_model("llama"), tiny_language_model("llama")
+    # Every size fails once; one example fits at the second try, which is recomputed.
+    limit_memory(scarce, lambda rows, count: rows == 1 and count > 1)
+    result = train(scarce, make_bank, examples, quick)
+    single = quick.model_copy(update={"micro_batch_size": 1})
+    assert same_weights(result.weights, train(roomy, make_bank, examples, single).weights)
 
 
 def test_progress_counts_every_step(llama, make_bank, examples, quick):
