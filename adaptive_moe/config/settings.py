@@ -29,6 +29,7 @@ RankStrategy = Literal[
     "gradient",
     "empirical",  # another name for gradient
     "eva",
+    "truncate",
 ]
 _DTYPES: dict[object, str | None] = {
     "auto": None,

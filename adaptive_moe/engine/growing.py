@@ -254,6 +254,7 @@ class Grower:
                 reference_rank=rank,
                 activation=settings.activation,
                 seed=settings.seed,
+                settings=settings,
             )
         return plan_ranks(
             layers,

@@ -58,6 +58,7 @@ def _plan(
             bank=bank,
             reference_rank=settings.rank,
             seed=seed,
+            settings=settings,
         )
     return plan_ranks(
         model.layers,

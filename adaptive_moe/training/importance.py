@@ -7,12 +7,14 @@ from typing import Any, Literal, cast
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import TrainingError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.linear_layers import LinearLayer
 from adaptive_moe.training.calibration import calibration_loss
 from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.truncation import truncation_importance
 from adaptive_moe.training.variance import variance_importance
 
 _BLOCK = 2048  # tokens; bounds the Gram matrices
@@ -62,8 +64,21 @@ def measured_importance(
     reference_rank: int,
     activation: Literal["answer", "prompt"] = "answer",
     seed: int = 0,
+    settings: TrainingSettings | None = None,
 ) -> dict[str, float]:
-    """What a strategy of `ranks.MEASURED` has to know of every layer, by layer name."""
+    """What a strategy of `ranks.MEASURED` has to know of every layer, by layer name.
+
+    `settings` are those of the training; `truncate` begins one.
+    """
+    if strategy == "truncate":
+        return truncation_importance(
+            language_model,
+            layers,
+            examples,
+            bank=bank,
+            reference_rank=reference_rank,
+            settings=settings or TrainingSettings(activation=activation, seed=seed),
+        )
     if strategy == "eva":
         return variance_importance(
             language_model,

@@ -14,7 +14,7 @@ from adaptive_moe.training.budget import fill_budget
 
 ScalingRule = Literal["rslora", "alpha_over_r", "const"]
 
-MEASURED = frozenset({"gradient", "empirical", "eva"})
+MEASURED = frozenset({"gradient", "empirical", "eva", "truncate"})
 """Strategies that need importance measured on training material; empirical means gradient."""
 
 _KAPPA = 2.0  # how much more rank the favoured half gets in attention_heavy and mlp_heavy
@@ -151,8 +151,8 @@ def _gradient(request: _ProfileRequest) -> list[float]:
     return [float(value) for value in np.clip(tempered, *_IMPORTANCE_BOUNDS)]
 
 
-def _eva(request: _ProfileRequest) -> list[float]:
-    """Counts of principal components, as they are but within [1/4, 4] of their mean."""
+def _counted(request: _ProfileRequest) -> list[float]:
+    """Counts of directions, as they are but within [1/4, 4] of their mean."""
     values = _measured(request)
     return [float(value) for value in np.clip(values / values.mean(), *_IMPORTANCE_BOUNDS)]
 
@@ -184,5 +184,6 @@ STRATEGIES: dict[str, Callable[[_ProfileRequest], list[float]]] = {
     "random": _random,
     "gradient": _gradient,
     "empirical": _gradient,
-    "eva": _eva,
+    "eva": _counted,
+    "truncate": _counted,
 }

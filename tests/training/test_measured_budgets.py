@@ -7,9 +7,12 @@ import pytest
 import torch
 
 from adaptive_moe.errors import TrainingError
+from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.models.linear_layers import LinearLayer, upper_blocks
 from adaptive_moe.training.capacity import answer_bits, fitting_rank
 from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.truncation import singular_values, truncation_importance
 from adaptive_moe.training.variance import variance_importance, variance_shares
 from tests.training.reference import reference_loss
 
@@ -97,3 +100,25 @@ def plain_inputs(language_model, ids):
     for handle in handles:
         handle.remove()
     return found
+
+
+def test_singular_values_are_those_of_the_update():
+    pair = LoraPair(torch.tensor([[3.0, 0.0, 0.0], [0.0, 4.0, 0.0]]), torch.eye(2, 5) * 2)
+    assert singular_values(pair).tolist() == pytest.approx([8.0, 6.0])
+    generator = torch.Generator().manual_seed(0)
+    a, b = torch.randn(3, 7, generator=generator), torch.randn(3, 9, generator=generator)
+    whole = torch.linalg.svdvals(a.T @ b)[:3]
+    assert torch.allclose(singular_values(LoraPair(a, b)), whole, rtol=1e-5)
+
+
+def test_what_a_wide_training_uses_is_cut_to_the_budget(llama, make_bank, examples, quick):
+    found = truncation_importance(
+        llama, llama.layers, examples, bank=make_bank(llama), reference_rank=4, settings=quick
+    )
+    budget = 4 * sum(layer.cost for layer in llama.layers)
+    spent = sum(layer.cost * found[layer.name] for layer in llama.layers)
+    assert budget - max(layer.cost for layer in llama.layers) < spent <= budget
+    assert max(found.values()) <= 8
+    assert len(set(found.values())) > 1
+    plan = plan_ranks(llama.layers, strategy="truncate", reference_rank=4, importance=found)
+    assert plan.parameters == budget
