@@ -253,10 +253,10 @@ class TrainingSettings(Section):
     )
     max_guard_loss: Probability = Field(0.01, description="upper 95 % bound of the loss, fraction")
     general_text: Path | None = Field(
-        None, description="text file, paragraphs parted by empty lines, to measure forgetting on"
+        None, description="text that must not be forgotten: paragraphs parted by empty lines"
     )
     max_forgetting: float = Field(
-        0.02, ge=0.0, description="nats per token that such text may lose, surely, as routed"
+        0.02, ge=0.0, description="nats per token that it may lose, surely, as routed"
     )
     max_miscalibration: Probability = Field(
         0.1, description="how much further off stated probabilities may be, surely, than before"

@@ -1,5 +1,6 @@
 """Puts an expert on trial before the gate, with routing as it would be if the expert were live."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import final
@@ -14,6 +15,7 @@ from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.question_files import read_questions
+from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.errors import CorruptExpertError, PromptTooLongError
@@ -25,8 +27,10 @@ from adaptive_moe.training.guarding import Prompts, Reply
 from adaptive_moe.training.held_out import HeldOutFigures, Measure, Predecessor
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.side_effects import general_texts
+from adaptive_moe.training.synthesis import Example
 
 _ANSWER_TOKENS = 32  # longest guard answer
+_GENERAL_SAMPLES = 64
 
 
 @final
@@ -57,9 +61,21 @@ class Judge:
                 prepared.split,
                 passages=prepared.material.passages,
                 guard=guard,
+                general=self._general(settings),
                 respondents=self._respondents(trial.name, arm),
                 predecessor=predecessor,
             )
+
+    def _general(self, settings: TrainingSettings) -> Sequence[Example]:
+        """Text on which forgetting is measured: a file's, else what the base says unprompted."""
+        if settings.general_text is not None:
+            return general_texts(settings.general_text)
+        model, bank = self._answerer.language_model, self._answerer.bank
+        said = sampled_questions(model, bank, folder=self._folder, count=_GENERAL_SAMPLES)
+        return [
+            Example((("user", each.question),), each.answer, each.question, "said", "base", line)
+            for line, each in enumerate(said, start=1)
+        ]
 
     def _respondents(self, name: str, arm: ExpertArm) -> Respondents:
         def ask(experts: Forced, arms: tuple[ExpertArm, ...]) -> Asked:
@@ -107,7 +123,8 @@ class Judge:
 
         Raises DataError.
         """
-        general_texts(settings.general_text)
+        if settings.general_text is not None:
+            general_texts(settings.general_text)
         if settings.guard is not None and settings.guard_prompts > 0:
             read_questions([settings.guard])
 

@@ -24,6 +24,7 @@ from adaptive_moe.training.side_effects import (
     measure_routed,
 )
 from adaptive_moe.training.splits import Metric, Split, SplitName
+from adaptive_moe.training.synthesis import Example
 
 _UNITS: dict[Metric, str] = {"exact": "exact answers", "loss": "nats per token"}
 _FORCED_AT_MOST = 300  # guard prompts; this figure decides nothing
@@ -77,6 +78,7 @@ def run_gate(
     *,
     passages: Sequence[Passage],
     guard: Sequence[GuardItem],
+    general: Sequence[Example],
     respondents: Respondents,
     predecessor: Predecessor | None = None,
 ) -> GateReport:
@@ -86,8 +88,8 @@ def run_gate(
     95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
     `max_guard_loss` of the settings with automatic routing; the forced figure is reported beside
     it. What was wrong before too is no loss of this expert's. Nor may it be sure (95 %) that the
-    expert is worse than its `predecessor`, that routed general text loses more than
-    `max_forgetting`, or that stated probabilities are further off than before by more than
+    expert is worse than its `predecessor`, that the text of `general_text`, as it is routed, loses
+    more than `max_forgetting`, or that stated probabilities are further off than before by more than
     `max_miscalibration`.
     """
     settings, seed = measure.settings, measure.seed
@@ -101,7 +103,7 @@ def run_gate(
         automatic = measure_guard(guard, live, before=respondents.before)
         forced = measure_guard(evenly(guard, _FORCED_AT_MOST), respondents.forced)
     routed = measure_routed(split.held_out, before=respondents.before, after=live, seed=seed)
-    forgetting = measure_forgetting(measure, live)
+    forgetting = measure_forgetting(measure, general, live)
     reasons = (
         *_held_out_reasons(held_out),
         *_version_reasons(versions, held_out.metric),
@@ -165,7 +167,7 @@ def _guard_reasons(guard: GuardFigures | None, settings: TrainingSettings) -> li
 
 
 def _forgetting_reasons(found: ForgettingFigures, settings: TrainingSettings) -> list[str]:
-    if found.rise.low <= settings.max_forgetting:
+    if settings.general_text is None or found.rise.low <= settings.max_forgetting:
         return []
     reason = (
         f"general text loses {found.rise.mean:.3f} nats per token (95 %: {found.rise.low:.3f} to "

@@ -1,9 +1,7 @@
 """What an expert does besides answering its own: to other text, and to stated probabilities."""
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +47,7 @@ class RoutedFigures:
 class ForgettingFigures:
     """Loss on general text in nats per token: by the base, as routed, and with the expert forced.
 
+    General text is what the base says unprompted, with its own answers, where nobody gave another.
     `to_expert` counts the texts that routing sends to it; `rise` is what routing costs a text.
     """
 
@@ -98,13 +97,11 @@ def measure_routed(
     )
 
 
-def measure_forgetting(measure: Measure, answer: Answerer) -> ForgettingFigures:
-    """Cross-entropy on general text, a text's first sentence as the prompt, the rest as its answer.
-
-    `answer` tells which prompts are sent to the expert. Raises DataError for a file of the
-    settings that cannot be read or holds too little.
-    """
-    texts, old, new = measure.scores(general_texts(measure.settings.general_text))
+def measure_forgetting(
+    measure: Measure, general: Sequence[Example], answer: Answerer
+) -> ForgettingFigures:
+    """Cross-entropy on general text; `answer` tells which prompts are sent to the expert."""
+    texts, old, new = measure.scores(general)
     tokens = np.array([score.tokens for score in old])
     before, after = (np.array([score.loss for score in scores]) for scores in (old, new))
     sent = np.array([reply.is_experts for reply in answer([text.prompt for text in texts])])
@@ -124,28 +121,25 @@ def measure_forgetting(measure: Measure, answer: Answerer) -> ForgettingFigures:
     )
 
 
-@functools.lru_cache(maxsize=4)
-def general_texts(path: Path | None) -> tuple[Example, ...]:
-    """The paragraphs of a text file, our own where none is given, cut behind the first sentence.
+def general_texts(path: Path) -> tuple[Example, ...]:
+    """The paragraphs of a text file: a first sentence as the prompt, the others as its answer.
 
     Paragraphs of one sentence are left out. Raises DataError for an unreadable file or fewer
     than 8 paragraphs that are left.
     """
-    name = "general_text.txt" if path is None else str(path)
     try:
-        file = files("adaptive_moe.training") / name if path is None else path
-        content = file.read_text(encoding="utf-8")
+        content = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{name}: this general text cannot be read: {error}") from error
+        raise DataError(f"{path}: this general text cannot be read: {error}") from error
     texts = []
     for number, paragraph in enumerate(content.split("\n\n"), start=1):
         first, _, rest = " ".join(paragraph.split()).partition(". ")
         if rest:
             prompt: tuple[Turn, ...] = (("user", f"{first}."),)
-            texts.append(Example(prompt, rest, f"text {number}", "as-written", name, number))
+            texts.append(Example(prompt, rest, f"text {number}", "as-written", path.name, number))
     if len(texts) < _FEWEST_TEXTS:
         raise DataError(
-            f"{name}: {len(texts)} paragraphs of two sentences or more, at least {_FEWEST_TEXTS} "
+            f"{path}: {len(texts)} paragraphs of two sentences or more, at least {_FEWEST_TEXTS} "
             "are needed to measure forgetting; part paragraphs by an empty line"
         )
     return tuple(texts)

@@ -1,6 +1,7 @@
 """The gate lets through what is proven to help and to harm nothing."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.retrieval import measure_retrieval
 from adaptive_moe.training.side_effects import general_texts
 from adaptive_moe.training.splits import Split
+from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import train_lora
 from tests.support.tiny_models import tiny_language_model
 
@@ -36,6 +38,10 @@ def answerer(wrong=0, **other):
 
 
 GUARD = guard(300)
+GENERAL = [
+    Example((("user", f"saying {i}"),), f"It goes on {i}.", str(i), "said", "base", i)
+    for i in range(40)
+]
 RIGHT = answerer()
 
 
@@ -63,6 +69,7 @@ def trained(make_bank, examples, quick):
         guards=GUARD,
         automatic=RIGHT,
         before=RIGHT,
+        general=GENERAL,
         predecessor=None,
         **changed,
     ):
@@ -72,6 +79,7 @@ def trained(make_bank, examples, quick):
             Split(name, tuple(examples), (), tuple(examples[:12]), "digest"),
             passages=(),
             guard=guards,
+            general=general,
             respondents=Respondents(
                 live=automatic if isinstance(automatic, Recorder) else lambda _: automatic,
                 before=before,
@@ -198,17 +206,27 @@ def test_general_text_that_is_sent_elsewhere_forgets_nothing(trained):
     assert (figures.rise.mean, figures.rise.high) == (0, 0)
 
 
-def test_an_expert_that_garbles_general_text_is_turned_down(trained):
-    loud = {name: LoraPair(pair.a, pair.b * 20) for name, pair in trained.weights.items()}
-    taken = answerer(is_experts=True)
-    report = trained(weights=loud, automatic=taken)
-    assert report.forgetting.to_expert == 40
+def test_an_expert_that_garbles_the_text_to_be_kept_is_turned_down(trained, examples):
+    """One that unlearned the examples, where they are the text and it is asked about them."""
+    reverse = {name: LoraPair(pair.a, -pair.b) for name, pair in trained.weights.items()}
+    asked = {
+        "weights": reverse,
+        "general": examples,
+        "automatic": answerer(is_experts=True),
+        "general_text": Path("kept.txt"),
+    }
+    report = trained(**asked)
+    assert report.forgetting.to_expert == len(examples)
     assert report.forgetting.loss_routed == report.forgetting.loss_forced
     assert report.forgetting.rise.low > 0.02
-    (reason,) = [each for each in report.reasons if "general text loses" in each]
-    assert "40 of 40 texts are sent to the expert" in reason
-    allowed = trained(weights=loud, automatic=taken, max_forgetting=1e9)
-    assert not [each for each in allowed.reasons if "general text" in each]
+    assert "24 of 24 texts are sent to the expert" in report.reasons[-1]
+
+    def objects(**changed):
+        return ["general text" in reason for reason in trained(**(asked | changed)).reasons]
+
+    assert objects(max_forgetting=1e9) == [False]
+    assert objects(automatic=RIGHT) == [False]
+    assert objects(general_text=None) == [False]  # the base's own words have no vote
 
 
 def test_an_expert_that_is_believed_too_much_is_turned_down(trained):
@@ -231,13 +249,12 @@ def test_without_probabilities_there_is_no_calibration_to_judge(trained):
     assert report.routed.worse is None
 
 
-def test_a_general_text_of_ones_own_is_read_by_paragraphs(trained, tmp_path):
+def test_a_general_text_of_ones_own_is_read_by_paragraphs(tmp_path):
     file = tmp_path / "own.txt"
     file.write_text("\n\n".join(f"Number {i} is up.\nIt waits. Then goes." for i in range(8)))
     (first, *_) = texts = general_texts(file)
     assert len(texts) == 8
     assert (first.prompt, first.answer) == ((("user", "Number 0 is up."),), "It waits. Then goes.")
-    assert trained(general_text=file).forgetting.texts == 8
 
 
 def test_a_general_text_that_is_missing_or_too_short_is_named(tmp_path):
