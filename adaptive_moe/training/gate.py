@@ -89,8 +89,8 @@ def run_gate(
     `max_guard_loss` of the settings with automatic routing; the forced figure is reported beside
     it. What was wrong before too is no loss of this expert's. Nor may it be sure (95 %) that the
     expert is worse than its `predecessor`, that the text of `general_text`, as it is routed, loses
-    more than `max_forgetting`, or that stated probabilities are further off than before by more than
-    `max_miscalibration`.
+    more than `max_forgetting`, or that stated probabilities are further off than before by more
+    than `max_miscalibration`.
     """
     settings, seed = measure.settings, measure.seed
     other_name: SplitName = "generalise" if split.name == "recall" else "recall"
