@@ -24,6 +24,7 @@
     ├── TrainingError (RuntimeError)
     │   ├── DivergedError                          three non-finite steps in a row
     │   └── TrainingInterruptedError               stopped on request; can be resumed
+    ├── TeacherError (OSError)                     whoever writes training examples fails to
     ├── RouterError (ValueError)                   a router file for another base, too few labels
     ├── ClosedError (RuntimeError)             the runtime was closed
     └── GapError (ValueError)
@@ -130,6 +131,10 @@ class DivergedError(TrainingError):
 
 class TrainingInterruptedError(TrainingError):
     """The training was stopped on request and can be resumed."""
+
+
+class TeacherError(AdaptiveMoEError, OSError):
+    """The model or service that writes training examples does not answer, or not in its form."""
 
 
 class RouterError(AdaptiveMoEError, ValueError):

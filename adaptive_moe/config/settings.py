@@ -1,5 +1,6 @@
 """The one home of every setting: its type, default, unit and range."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,6 +17,8 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 _LARGEST_RANK = 128
+_LOCAL_TEACHER = re.compile(r"model:\S.*")
+_SERVICE = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
 
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -198,7 +201,62 @@ class GapSettings(Section):
     ledger: Path | None = Field(None, description="SQLite file; absent: beside the expert store")
 
 
-class TrainingSettings(Section):
+class TeacherSettings(Section):
+    """Who writes training examples from documents, beside the rules that always do."""
+
+    teacher: str | None = Field(
+        None,
+        description="base, model:ID (a folder or hub id), or the http(s) URL of a service that "
+        "speaks OpenAI's chat completions, e.g. http://localhost:8000/v1; absent: rules alone",
+    )
+    teacher_model: str | None = Field(None, description="name of the model at that URL")
+    teacher_key: str | None = Field(
+        None, description="name of the environment variable that holds the service's key"
+    )
+    teacher_timeout_seconds: float = Field(60.0, gt=0.0, description="of one request")
+    teacher_retries: int = Field(
+        4, ge=0, le=16, description="further tries where the service is busy or out of reach"
+    )
+    teacher_concurrency: int = Field(4, ge=1, le=64, description="requests under way at once")
+    teacher_max_tokens: PositiveInt = Field(512, description="tokens; the longest reply")
+    teacher_temperature: float = Field(
+        0.0, ge=0.0, le=2.0, description="0 is greedy; above, drawn with training.seed"
+    )
+    teacher_round_trip: bool | None = Field(
+        None,
+        description="keep only what the teacher answers alike when it is asked again; absent: "
+        "for base alone",
+    )
+
+    @field_validator("teacher")
+    @classmethod
+    def _is_a_teacher(cls, teacher: str | None) -> str | None:
+        if teacher is None or teacher == "base" or _LOCAL_TEACHER.fullmatch(teacher):
+            return teacher
+        if not _SERVICE.fullmatch(teacher):
+            raise ValueError(
+                "write base, model:ID, or the URL of a service such as http://localhost:8000/v1, "
+                "without a user, a password, ? or #; the key goes into an environment variable, "
+                "whose name goes into training.teacher_key"
+            )
+        return teacher.rstrip("/")
+
+    @field_validator("teacher_key")
+    @classmethod
+    def _is_a_name(cls, name: str | None) -> str | None:
+        # Somebody will write the key itself here, and settings are shown.
+        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
+            raise ValueError("write the name of an environment variable, such as TEACHER_KEY")
+        return name
+
+    @model_validator(mode="after")
+    def _names_the_model(self) -> "TeacherSettings":
+        if (self.teacher or "").startswith("http") and not self.teacher_model:
+            raise ValueError("training.teacher is a URL; name the model in training.teacher_model")
+        return self
+
+
+class TrainingSettings(TeacherSettings):
     """How an expert is trained."""
 
     ranks: RankStrategy = Field("fixed", description="how ranks are shared out over the layers")

@@ -14,8 +14,9 @@ MARKER_NAME = ".adaptive-moe-store"
 INDEX_NAME = "index.sqlite"
 _FOLDERS = ("objects", "staging", "training")
 _PROBE_BYTES = 4096
-# What a store may hold before it has its marker: an interrupted training, the gap ledger.
-_UNMARKED = re.compile(r"objects|staging|training|gaps\.sqlite.*")
+# What a store may hold before it has its marker: an interrupted training, what a teacher wrote for
+# one, the gap ledger.
+_UNMARKED = re.compile(r"objects|staging|training|lessons|gaps\.sqlite.*")
 
 
 def default_store_path() -> Path:

@@ -6,13 +6,17 @@ from contextvars import ContextVar
 
 from adaptive_moe.errors import TrainingInterruptedError
 
-_cancelled: ContextVar[Callable[[], bool] | None] = ContextVar("cancelled", default=None)
+_cancelled: ContextVar[tuple[Callable[[], bool] | None, str]] = ContextVar(
+    "cancelled", default=(None, "")
+)
 
 
 @contextmanager
-def interruptible(cancelled: Callable[[], bool] | None) -> Iterator[None]:
-    """In this block and this thread `stop_if_cancelled` heeds `cancelled`."""
-    token = _cancelled.set(cancelled)
+def interruptible(
+    cancelled: Callable[[], bool] | None, *, at: str = "at the gate"
+) -> Iterator[None]:
+    """In this block and this thread `stop_if_cancelled` heeds `cancelled`; `at` says where."""
+    token = _cancelled.set((cancelled, at))
     try:
         yield
     finally:
@@ -20,9 +24,9 @@ def interruptible(cancelled: Callable[[], bool] | None) -> Iterator[None]:
 
 
 def stop_if_cancelled() -> None:
-    """Raise TrainingInterruptedError if the gate is to stop; to be called before each batch."""
-    cancelled = _cancelled.get()
+    """Raise TrainingInterruptedError if the work is to stop; to be called before each batch."""
+    cancelled, at = _cancelled.get()
     if cancelled is not None and cancelled():
         raise TrainingInterruptedError(
-            "stopped at the gate, nothing is published; the same command goes on from here"
+            f"stopped {at}, nothing is published; the same command goes on from here"
         )
