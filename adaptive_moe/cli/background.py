@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, final
 
 from rich.text import Text
 
-from adaptive_moe.cli.progress import figures
+from adaptive_moe.cli.progress import figures, teaching
 from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.terminal import Terminal
 
 if TYPE_CHECKING:
-    from adaptive_moe.engine.events import Event, ExpertReady, TrainingStep
+    from adaptive_moe.engine.events import Event, ExpertReady, TeacherStep, TrainingStep
     from adaptive_moe.engine.runtime import AdaptiveMoE
 
 
@@ -19,14 +19,14 @@ class BackgroundNotes:
     """Keeps the news of a training until there is room for a line."""
 
     def __init__(self) -> None:
-        self._step: TrainingStep | None = None
+        self._step: TeacherStep | TrainingStep | None = None
         self._ready: list[ExpertReady] = []
 
     def take(self, event: "Event") -> None:
-        """Note a training's step or verdict; other events are left alone."""
-        from adaptive_moe.engine.events import ExpertReady, TrainingStep
+        """Note a teacher's or a training's step, or its verdict; other events are left alone."""
+        from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 
-        if isinstance(event, TrainingStep):
+        if isinstance(event, TeacherStep | TrainingStep):
             self._step = event
         elif isinstance(event, ExpertReady):
             self._step = None
@@ -39,8 +39,7 @@ class BackgroundNotes:
         for ready in self._ready:
             terminal.err.print(_verdict(ready))
         if self._step is not None and steps:
-            told = f"training {clean_line(self._step.expert)} {figures(self._step.progress)}"
-            terminal.note(told)
+            terminal.note(_how_far(self._step))
         self._step = None
         self._ready = []
 
@@ -56,6 +55,14 @@ def tell_queue(terminal: Terminal, moe: "AdaptiveMoE") -> None:
         terminal.note(
             f"Queued: {which}. The next `chat` trains it; so does `gaps fill {queued[0].id}`."
         )
+
+
+def _how_far(step: "TeacherStep | TrainingStep") -> str:
+    from adaptive_moe.engine.events import TeacherStep
+
+    if isinstance(step, TeacherStep):
+        return f"teacher {teaching(step)}"
+    return f"training {clean_line(step.expert)} {figures(step.progress)}"
 
 
 def _verdict(ready: "ExpertReady") -> Text:

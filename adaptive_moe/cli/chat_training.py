@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from adaptive_moe.cli.chat_log import append_json, state_folder
 from adaptive_moe.cli.progress import duration
-from adaptive_moe.cli.training_view import outcome_parts, train_with_bar
-from adaptive_moe.errors import ConfigurationError, DataError, GapError
+from adaptive_moe.cli.training_view import outcome_parts, teacher_line, train_with_bar
+from adaptive_moe.errors import ConfigurationError, DataError, GapError, TeacherError
 
 if TYPE_CHECKING:
     from adaptive_moe.cli.conversation import Conversation
@@ -53,7 +53,7 @@ def offer_to_fill(talk: "Conversation", gap: "Gap") -> None:
     if wish == "ask" and talk.interactive and sources(talk):
         try:
             _fill(talk, gap)
-        except (DataError, GapError) as error:
+        except (DataError, GapError, TeacherError) as error:
             talk.terminal.note(f"Nothing was trained: {error}")
         else:
             return
@@ -113,6 +113,7 @@ def _agreed(
     talk.terminal.note(
         f"{what} on {where}: {estimate.examples:,} examples, at most {estimate.steps:,} steps, "
         f"about {duration(estimate.seconds)}, {estimate.peak_bytes / 2**20:,.0f} MiB."
+        + teacher_line(estimate)
     )
     return talk.ask("Start?")
 

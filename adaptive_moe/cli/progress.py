@@ -1,4 +1,4 @@
-"""A training's live line: step, loss, tokens per second, time left."""
+"""A training's live line: passages taught, then step, loss, tokens per second, time left."""
 
 import time
 from types import TracebackType
@@ -11,7 +11,7 @@ from rich.text import Text
 from adaptive_moe.cli.safe_text import clean_line
 
 if TYPE_CHECKING:
-    from adaptive_moe.engine.events import ExpertReady, TrainingStep
+    from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
     from adaptive_moe.training.events import TrainingProgress
 
 _QUIET_SECONDS = 5.0  # between lines where there is no terminal to redraw
@@ -19,7 +19,7 @@ _QUIET_SECONDS = 5.0  # between lines where there is no terminal to redraw
 
 @final
 class TrainingBar:
-    """Shows TrainingStep events: a bar on a terminal, else a line every few seconds."""
+    """Shows TeacherStep and TrainingStep events: a bar on a terminal, else now and then a line."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -45,33 +45,39 @@ class TrainingBar:
         if self._task is not None:  # without a bar rich would still end its line
             self._progress.stop()
 
-    def show(self, event: "TrainingStep | ExpertReady") -> None:
+    def show(self, event: "TeacherStep | TrainingStep | ExpertReady") -> None:
         """The listener to hand to a training."""
-        name = clean_line(event.expert)
-        progress: TrainingProgress | None = getattr(event, "progress", None)
-        if progress is None:
-            return
-        if self._console.is_terminal:
-            self._redraw(name, progress)
-        elif time.monotonic() - self._told >= _QUIET_SECONDS or progress.step == progress.steps:
-            self._told = time.monotonic()
-            self._console.print(Text(f"{name} {figures(progress)}"), soft_wrap=True)
+        from adaptive_moe.engine.events import TeacherStep, TrainingStep
+
+        if isinstance(event, TeacherStep):
+            self._tell("teacher", (event.done, event.passages), teaching(event))
+        elif isinstance(event, TrainingStep):
+            done = event.progress.step, event.progress.steps
+            self._tell(clean_line(event.expert), done, figures(event.progress))
 
     def say(self, text: str) -> None:
         """A line above the bar."""
         self._console.print(Text(text), soft_wrap=True)
 
-    def _redraw(self, name: str, progress: "TrainingProgress") -> None:
+    def _tell(self, name: str, done: tuple[int, int], told: str) -> None:
+        if self._console.is_terminal:
+            self._redraw(name, done, told)
+        elif time.monotonic() - self._told >= _QUIET_SECONDS or done[0] == done[1]:
+            self._told = time.monotonic()
+            self._console.print(Text(f"{name} {told}"), soft_wrap=True)
+
+    def _redraw(self, name: str, done: tuple[int, int], told: str) -> None:
         if self._task is None:
             self._progress.start()
-            self._task = self._progress.add_task(name, total=progress.steps, figures="")
+            self._task = self._progress.add_task(name, total=done[1], figures="")
         self._progress.update(
-            self._task,
-            description=name,
-            completed=progress.step,
-            total=progress.steps,
-            figures=figures(progress),
+            self._task, description=name, completed=done[0], total=done[1], figures=told
         )
+
+
+def teaching(step: "TeacherStep") -> str:
+    """How far a teacher is, in one line."""
+    return f"{clean_line(step.teacher)}: {step.done:,} of {step.passages:,} passages"
 
 
 def figures(progress: "TrainingProgress") -> str:

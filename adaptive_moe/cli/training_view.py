@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -19,8 +19,10 @@ if TYPE_CHECKING:
     from adaptive_moe.engine.orders import Listener, Prepared, TrainingEstimate, TrainingOutcome
     from adaptive_moe.engine.runtime import AdaptiveMoE
     from adaptive_moe.experts.store import ExpertRecord
+    from adaptive_moe.training.lessons import Lessons
     from adaptive_moe.training.ranks import RankPlan
 
+Result = TypeVar("Result")
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
 Measure = Callable[["AdaptiveMoE"], "TrainingEstimate"]
 
@@ -41,7 +43,12 @@ def train_on_files(
 ) -> int:
     """The same for files, told about on stderr before the first step."""
     with open_engine(terminal) as moe:
-        prepared = moe.prepare_expert(paths, limit=limit)
+        prepared = train_with_bar(
+            terminal,
+            lambda listener, stop: moe.prepare_expert(
+                paths, limit=limit, listener=listener, cancelled=stop
+            ),
+        )
         show_heading(terminal, name, prepared)
         outcome = train_with_bar(
             terminal,
@@ -54,9 +61,12 @@ def train_on_files(
 
 def train_with_bar(
     terminal: Terminal,
-    start: Callable[["Listener", Callable[[], bool]], "TrainingOutcome"],
-) -> "TrainingOutcome":
-    """Run a training under a live bar; the first Ctrl-C stops it and keeps a checkpoint."""
+    start: Callable[["Listener", Callable[[], bool]], Result],
+) -> Result:
+    """Run a training, or what comes before it, under a live bar.
+
+    The first Ctrl-C stops it and keeps what was done.
+    """
     with (
         TrainingBar(terminal.err) as bar,
         stopping_on_interrupt(lambda: bar.say(_STOPPING)) as stop,
@@ -94,7 +104,27 @@ def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
         + split_line(len(split.train), split.selection_only, len(split.held_out)),
         "ranks": f"{plan.strategy}, reference rank {plan.reference_rank}",
     }
+    if prepared.lessons is not None:
+        facts["teacher"] = lessons_line(prepared.lessons)
     terminal.err.print(facts_table(facts))
+
+
+def lessons_line(lessons: "Lessons") -> str:
+    """What a teacher wrote, what of it is taught, and why the rest is not."""
+    told = (
+        f"{clean_line(lessons.teacher)}: {lessons.kept:,} examples of {lessons.written:,} "
+        f"questions and statements about {lessons.passages:,} passages"
+    )
+    reasons = [f"{count:,} {reason}" for reason, count in lessons.dropped.items()]
+    left = "" if lessons.kept else "; the rules' own examples are taught alone"
+    return told + (f"; left out: {', '.join(reasons)}" if reasons else "") + left
+
+
+def teacher_line(estimate: "TrainingEstimate") -> str:
+    """What an estimate does not hold: the examples that a teacher will write."""
+    if not estimate.teacher_passages:
+        return ""
+    return f" A teacher is asked about {estimate.teacher_passages:,} passages first."
 
 
 def split_line(examples: int, selection: int, held_out: int) -> str:
@@ -134,6 +164,7 @@ def estimate_facts(estimate: "TrainingEstimate") -> dict[str, object]:
         "tokens": f"{estimate.tokens:,}",
         "time": duration(estimate.seconds),
         "memory": f"{estimate.peak_bytes / 2**20:,.0f} MiB at the peak",
+        **({"teacher": teacher_line(estimate).strip()} if estimate.teacher_passages else {}),
     }
 
 

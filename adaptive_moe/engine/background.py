@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import final
 
-from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 
 _KEPT = 64  # events that nobody has taken yet
 
@@ -14,31 +14,37 @@ _KEPT = 64  # events that nobody has taken yet
 class News:
     """Events on their way from a worker to whoever asks next; each is handed out once.
 
-    Of steps that nobody took in time only a training's latest is kept.
+    Of steps that nobody took in time only a training's, or a teacher's, latest is kept.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._events: deque[TrainingStep | ExpertReady] = deque(maxlen=_KEPT)
+        self._events: deque[TeacherStep | TrainingStep | ExpertReady] = deque(maxlen=_KEPT)
 
-    def tell(self, event: TrainingStep | ExpertReady) -> None:
+    def tell(self, event: TeacherStep | TrainingStep | ExpertReady) -> None:
         """The listener to hand to a training."""
         with self._lock:
             last = self._events[-1] if self._events else None
-            if (
-                isinstance(event, TrainingStep)
-                and isinstance(last, TrainingStep)
-                and event.expert == last.expert
-            ):
+            if _goes_on_from(last, event):
                 self._events.pop()
             self._events.append(event)
 
-    def take(self) -> tuple[TrainingStep | ExpertReady, ...]:
+    def take(self) -> tuple[TeacherStep | TrainingStep | ExpertReady, ...]:
         """What was told since the last call; never waits for more."""
         with self._lock:
             events = tuple(self._events)
             self._events.clear()
         return events
+
+
+def _goes_on_from(
+    last: TeacherStep | TrainingStep | ExpertReady | None,
+    event: TeacherStep | TrainingStep | ExpertReady,
+) -> bool:
+    """Whether `event` says all that `last` did."""
+    if isinstance(event, TrainingStep) and isinstance(last, TrainingStep):
+        return event.expert == last.expert
+    return isinstance(event, TeacherStep) and isinstance(last, TeacherStep)
 
 
 @final

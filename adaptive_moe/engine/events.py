@@ -151,6 +151,15 @@ class GapFound:
 
 
 @dataclass(frozen=True, slots=True)
+class TeacherStep:
+    """A teacher has written about `done` of so many passages; a training on them may follow."""
+
+    teacher: str
+    done: int
+    passages: int
+
+
+@dataclass(frozen=True, slots=True)
 class TrainingStep:
     """A training made progress."""
 
@@ -175,7 +184,7 @@ class Finished:
     answer: Answer
 
 
-Event = Scored | Routed | Token | GapFound | TrainingStep | ExpertReady | Finished
+Event = Scored | Routed | Token | GapFound | TeacherStep | TrainingStep | ExpertReady | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.config.settings import TeacherSettings, TrainingSettings
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import (
     DOMAIN_FILE,
@@ -199,13 +199,17 @@ def _data_record(prepared: Prepared) -> dict[str, JsonValue]:
         "split_digest": split.digest,
         "train_examples": len(split.train),
         "held_out_examples": len(split.held_out),
+        **({} if prepared.lessons is None else {"teacher": prepared.lessons.record()}),
     }
 
 
 def _training_record(settings: TrainingSettings, result: TrainingResult) -> dict[str, JsonValue]:
     """What decides the weights; nothing that tells of the machine."""
     return {
-        "settings": settings.model_dump(mode="json", exclude={"guard", "prompt_cache_bytes"}),
+        "settings": settings.model_dump(
+            mode="json",
+            exclude={"guard", "prompt_cache_bytes", *TeacherSettings.model_fields},
+        ),
         "steps": result.steps,
         "best_step": result.best_step,
         "tokens": result.tokens,

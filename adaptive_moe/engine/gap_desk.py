@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 
 from adaptive_moe.config.settings import GapSettings, TrainingSettings
 from adaptive_moe.engine.background import News, Worker
-from adaptive_moe.engine.events import Answer, ExpertReady, TrainingStep
+from adaptive_moe.engine.events import Answer, ExpertReady, TeacherStep, TrainingStep
 from adaptive_moe.engine.evidence import MissingSourcesError, relevant_files
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.orders import (
@@ -169,7 +169,7 @@ class GapDesk:
         ):
             self._worker.wake()
 
-    def events(self) -> tuple[TrainingStep | ExpertReady, ...]:
+    def events(self) -> tuple[TeacherStep | TrainingStep | ExpertReady, ...]:
         """What the worker did since the last call, as `AdaptiveMoE.stream` tells it; no waiting.
 
         Each event is handed out once, and of steps that nobody took in time only the latest.

@@ -7,6 +7,7 @@ from typing import Literal, final
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.answering import Answerer
+from adaptive_moe.engine.classroom import Classroom, without_teacher
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
 from adaptive_moe.engine.expert_folder import write_imported, write_trained
 from adaptive_moe.engine.judging import Judge
@@ -32,6 +33,7 @@ from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.interruption import interruptible
+from adaptive_moe.training.lesson_prompts import pieces
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.ranks import MEASURED, RankPlan, plan_ranks
 from adaptive_moe.training.results import TrainingResult
@@ -51,6 +53,7 @@ class Grower:
         self._store = store
         self._states = states
         self._judge = judge
+        self._classroom = Classroom(answerer, store)
 
     def grow(
         self,
@@ -74,7 +77,9 @@ class Grower:
         prepared = (
             order.data
             if isinstance(order.data, Prepared)
-            else self.prepare(order.data, settings, limit=order.limit)
+            else self.prepare(
+                order.data, settings, limit=order.limit, listener=listener, cancelled=cancelled
+            )
         )
         checkpoint = self._store.root / "training" / order.name
         result = self._train(
@@ -96,32 +101,52 @@ class Grower:
             examples=len(prepared.split.train),
             selection=prepared.split.selection_only,
             held_out=len(prepared.split.held_out),
-            dropped=prepared.material.dropped,
+            dropped=prepared.dropped,
             seconds=time.perf_counter() - started,
+            teacher=None if prepared.lessons is None else prepared.lessons.record(),
         )
 
     def prepare(
-        self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
+        self,
+        data: Sequence[Path],
+        settings: TrainingSettings,
+        *,
+        limit: int | None,
+        listener: Listener | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Prepared:
-        """Read the material, split it and share out the ranks; nothing is written."""
+        """Read the material, have it taught, split it and share out the ranks.
+
+        Nothing is written but what a teacher said. Raises TeacherError where it cannot be asked,
+        TrainingInterruptedError where that was cancelled, and DataError.
+        """
         material = read_material(data, limit=limit)
         synthesised = synthesise(material.passages, seed=settings.seed)
-        split = split_examples(material, synthesised, settings, settings.seed)
+        lessons = self._classroom.lessons(
+            material, synthesised, settings, listener=listener, cancelled=cancelled
+        )
+        taught = () if lessons is None else lessons.examples
+        split = split_examples(material, (*synthesised, *taught), settings, settings.seed)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
-        return Prepared(material, split, layers, plan, settings)
+        return Prepared(material, split, layers, plan, settings, lessons)
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
-        """The ranks that a training would use. `gradient` needs material to measure on."""
+        """The ranks that a training would use. `gradient` needs material to measure on.
+
+        A teacher is asked only where the ranks depend on what it writes.
+        """
         if data:
-            return self.prepare(data, settings, limit=None).plan
+            is_measured = settings.ranks in MEASURED or settings.budget == "auto"
+            chosen = settings if is_measured else without_teacher(settings)
+            return self.prepare(data, chosen, limit=None).plan
         return self._plan(self._layers(settings), settings, ())
 
     def estimate(
         self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
     ) -> TrainingEstimate:
-        """Prepare, train a few steps that are thrown away, and extrapolate."""
-        prepared = self.prepare(data, settings, limit=limit)
+        """Prepare without a teacher, train a few steps that are thrown away, and extrapolate."""
+        prepared = self.prepare(data, without_teacher(settings), limit=limit)
         times: list[float] = []
         measured = train_lora(
             self._answerer.language_model,
@@ -155,6 +180,7 @@ class Grower:
             shape=prepared.material.shape,
             split=split.name,
             parameters=prepared.plan.parameters,
+            teacher_passages=len(pieces(prepared.material.passages)) if settings.teacher else 0,
         )
 
     def import_adapter(self, name: str, path: Path) -> ExpertRecord:

@@ -1,15 +1,18 @@
 """What a training is asked for, what it would take, and what came of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import JsonValue
+
 from adaptive_moe.config.settings import TrainingSettings
-from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep, to_json
 from adaptive_moe.errors import DataError
 from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.models.linear_layers import LinearLayer
 from adaptive_moe.training.gate import GateReport
+from adaptive_moe.training.lessons import Lessons
 from adaptive_moe.training.material import Material
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.splits import Split
@@ -18,7 +21,7 @@ from adaptive_moe.training.trainer import TrainingResult
 Paths = Path | str | Sequence[Path | str]
 """One file or folder, or several."""
 
-Listener = Callable[[TrainingStep | ExpertReady], None]
+Listener = Callable[[TeacherStep | TrainingStep | ExpertReady], None]
 
 
 def as_paths(data: object) -> tuple[Path, ...]:
@@ -32,13 +35,23 @@ def as_paths(data: object) -> tuple[Path, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """Material ready to train on, under the settings that it was prepared with."""
+    """Material ready to train on, under the settings that it was prepared with.
+
+    `lessons` are what a teacher wrote about it, where one was asked.
+    """
 
     material: Material
     split: Split
     layers: tuple[LinearLayer, ...]
     plan: RankPlan
     settings: TrainingSettings
+    lessons: Lessons | None = None
+
+    @property
+    def dropped(self) -> tuple[tuple[str, int, str], ...]:
+        """(file, line, reason) of unusable material, and of a teacher's contradictions to it."""
+        contradictions = () if self.lessons is None else self.lessons.contradictions
+        return (*self.material.dropped, *contradictions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +69,8 @@ class TrainingOutcome:
     """A finished training: what was published under which status, and every figure behind it.
 
     `examples` taught, `selection` others chose the weights, `held_out` judged them; where there
-    was too little to part, `selection` is 0 and `held_out` did both.
+    was too little to part, `selection` is 0 and `held_out` did both. `teacher` is what the manifest
+    says of one, None where rules alone made the examples.
     """
 
     record: ExpertRecord
@@ -69,6 +83,7 @@ class TrainingOutcome:
     held_out: int
     dropped: tuple[tuple[str, int, str], ...]
     seconds: float
+    teacher: Mapping[str, JsonValue] | None = None
 
     @property
     def name(self) -> str:
@@ -104,6 +119,7 @@ class TrainingOutcome:
             "selection_examples": self.selection,
             "held_out_examples": self.held_out,
             "dropped": [list(each) for each in self.dropped],
+            "teacher": to_json(self.teacher),
             "plan": to_json(self.plan),
             "training": {
                 "steps": result.steps,
@@ -124,7 +140,9 @@ class TrainingEstimate:
     """What a training would take if it ran to its last step.
 
     `steps` and `tokens` (answer tokens) are exact; `seconds` and `peak_bytes` are extrapolated
-    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome.
+    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome. An
+    estimate asks no teacher: with one, `teacher_passages` are what it would be asked about, and
+    its examples are in none of the other figures.
     """
 
     steps: int
@@ -137,3 +155,4 @@ class TrainingEstimate:
     shape: str
     split: str
     parameters: int
+    teacher_passages: int = 0

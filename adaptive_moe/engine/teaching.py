@@ -41,8 +41,9 @@ class Teachable(Closable, ABC):
         """Train an expert on files or folders, or on what was prepared of them; ask the gate.
 
         It goes live if the gate accepts it; otherwise it is kept as rejected with the figures
-        (with `force` as quarantined). Raises DataError for unusable material and TrainingError
-        when the training does not end well; the version in service stays as it was.
+        (with `force` as quarantined). Raises DataError for unusable material, TeacherError where
+        `training.teacher` does not answer, and TrainingError when the training does not end well;
+        the version in service stays as it was.
         """
         if not isinstance(data, Prepared):
             order = TrainingOrder(name, as_paths(data), limit, force)
@@ -62,12 +63,21 @@ class Teachable(Closable, ABC):
         ranks: str | None = None,
         rank: int | None = None,
         limit: int | None = None,
+        listener: Listener | None = None,
+        cancelled: Callable[[], bool] | None = None,
     ) -> Prepared:
         """Read and split the material and plan the ranks, to be looked at before `train_expert`.
 
-        Raises DataError for unusable material.
+        With `training.teacher` the teacher is asked here, which takes its time. Raises DataError
+        for unusable material, and TeacherError.
         """
-        return self._grower.prepare(as_paths(data), self._training(ranks, rank), limit=limit)
+        return self._grower.prepare(
+            as_paths(data),
+            self._training(ranks, rank),
+            limit=limit,
+            listener=listener,
+            cancelled=cancelled,
+        )
 
     def plan_expert(
         self,

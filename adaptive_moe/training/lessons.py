@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import final
 
+from pydantic import JsonValue
+
 from adaptive_moe.measures.graders import normalise
 from adaptive_moe.models.chat_format import Messages
 from adaptive_moe.training.documents import Passage
@@ -51,6 +53,16 @@ class Lessons:
     def kept(self) -> int:
         """How many examples there are."""
         return len(self.examples)
+
+    def record(self) -> dict[str, JsonValue]:
+        """What a manifest tells of them."""
+        return {
+            "name": self.teacher,
+            "passages": self.passages,
+            "written": self.written,
+            "kept": self.kept,
+            "dropped": dict(self.dropped),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,9 +13,12 @@ from adaptive_moe.models.decoding import decode, prefill
 from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.loading import load_language_model
 from adaptive_moe.models.memory import release_cached_memory, retry_on_out_of_memory
+from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.service import ServiceTeacher
 
 LOCAL = "model:"
+_SHORTEST_REPLY = 64  # tokens; a conversation that leaves less room for one does not fit
+_ROWS = 16  # conversations in one batch
 
 
 class Teacher(Protocol):
@@ -70,33 +73,42 @@ class LocalTeacher:
         encoded = [self._encode(each) for each in conversations]
         fitting = [each for each in encoded if each is not None]
         written = iter(
-            retry_on_out_of_memory(self._write, fitting, make_room=self._make_room)
-            if fitting
-            else ()
+            [
+                reply
+                for start in range(0, len(fitting), _ROWS)
+                for reply in retry_on_out_of_memory(
+                    self._write, fitting[start : start + _ROWS], make_room=self._make_room
+                )
+            ]
         )
         return [None if each is None else next(written) for each in encoded]
 
     def _encode(self, conversation: Messages) -> EncodedPrompt | None:
-        room = self._generation.max_new_tokens
+        room = min(self._generation.max_new_tokens, _SHORTEST_REPLY)
         try:
             return self._language_model.encode(conversation, max_new_tokens=room)
         except PromptTooLongError:
             return None
 
     def _write(self, prompts: Sequence[EncodedPrompt]) -> list[str]:
+        """The model is held for one pass at a time, so that people are answered in between."""
         with self._alone(len(prompts)):
             filled = prefill(self._language_model, prompts)
-            *_, last = decode(
-                self._language_model,
-                filled.header_cache,
-                filled.first_logits,
-                attention_mask=filled.attention_mask,
-                prompts=prompts,
-                generation=self._generation,
-                seed=self._seed,
-            )
-        assert last.completions is not None
-        return [completion.text for completion in last.completions]
+        steps = decode(
+            self._language_model,
+            filled.header_cache,
+            filled.first_logits,
+            attention_mask=filled.attention_mask,
+            prompts=prompts,
+            generation=self._generation,
+            seed=self._seed,
+        )
+        completions = None
+        while completions is None:
+            stop_if_cancelled()
+            with self._alone(len(prompts)):
+                completions = next(steps).completions
+        return [completion.text for completion in completions]
 
 
 @contextmanager
