@@ -6,7 +6,6 @@ import string
 from collections.abc import Sequence
 
 from adaptive_moe.training.question_forms import DEFINITION_FORMS, FORMS
-from adaptive_moe.training.taught_forms import held_out_taught_form
 
 _HELD_OUT_SHARE = 0.12
 
@@ -116,7 +115,7 @@ def held_out_forms(seed: int) -> frozenset[str]:
     chosen: set[str] = set()
     for group in (FORMS, DEFINITION_FORMS):
         chosen.update(chance.sample(sorted(group), max(2, round(_HELD_OUT_SHARE * len(group)))))
-    return frozenset(chosen) | {held_out_taught_form(seed)}
+    return frozenset(chosen)
 
 
 def selection_forms(seed: int) -> frozenset[str]:

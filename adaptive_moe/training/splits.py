@@ -14,6 +14,7 @@ from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row
 from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.taught_forms import held_out_taught_form
 
 SplitName = Literal["recall", "generalise"]
 Metric = Literal["exact", "loss"]
@@ -93,7 +94,7 @@ def _split_by_form(
     examples: Sequence[Example], seed: int, reserved: frozenset[str]
 ) -> tuple[list[Example], list[Example]]:
     """Held-out forms measure; training questions that equal a measured one are dropped."""
-    forms = held_out_forms(seed)
+    forms = held_out_forms(seed) | {held_out_taught_form(seed)}
     tests = [example for example in examples if example.form in forms]
     if examples and not tests:  # sentences to complete have one form only
         return _split_by_fact(examples, 0.1, random.Random(seed))  # noqa: S311

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Protocol, final
+from typing import Protocol, final, runtime_checkable
 
 from transformers import GenerationConfig
 
@@ -21,6 +21,7 @@ _SHORTEST_REPLY = 64  # tokens; a conversation that leaves less room for one doe
 _ROWS = 16  # conversations in one batch
 
 
+@runtime_checkable
 class Teacher(Protocol):
     """Answers conversations; `name` goes into the manifest of what it taught.
 
