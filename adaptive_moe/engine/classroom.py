@@ -79,8 +79,3 @@ class Classroom:
             alone=lambda rows: bank.activate([()] * rows),
             make_room=self._answerer.cache.evict_idle,
         )
-
-
-def without_teacher(settings: TrainingSettings) -> TrainingSettings:
-    """The same, by rules alone."""
-    return settings.model_copy(update={"teacher": None})

@@ -7,7 +7,7 @@ from typing import Literal, final
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.engine.answering import Answerer
-from adaptive_moe.engine.classroom import Classroom, without_teacher
+from adaptive_moe.engine.classroom import Classroom
 from adaptive_moe.engine.events import ExpertReady, TrainingStep, to_json
 from adaptive_moe.engine.expert_folder import write_imported, write_trained
 from adaptive_moe.engine.judging import Judge
@@ -20,6 +20,7 @@ from adaptive_moe.engine.orders import (
 )
 from adaptive_moe.engine.shelf import HELD_OUT_BASE, HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
 from adaptive_moe.engine.states import StateReader
+from adaptive_moe.errors import TooFewExamplesError
 from adaptive_moe.experts.adapter_files import import_adapter
 from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.models.linear_layers import LinearLayer, select, upper_blocks
@@ -136,17 +137,21 @@ class Grower:
 
         A teacher is asked only where the ranks depend on what it writes.
         """
+        is_measured = settings.ranks in MEASURED or settings.budget == "auto"
+        if data and (is_measured or settings.teacher is None):
+            return self.prepare(data, settings, limit=None).plan
         if data:
-            is_measured = settings.ranks in MEASURED or settings.budget == "auto"
-            chosen = settings if is_measured else without_teacher(settings)
-            return self.prepare(data, chosen, limit=None).plan
+            read_material(data)  # what cannot be read is told here too
         return self._plan(self._layers(settings), settings, ())
 
     def estimate(
         self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
     ) -> TrainingEstimate:
-        """Prepare without a teacher, train a few steps that are thrown away, and extrapolate."""
-        prepared = self.prepare(data, without_teacher(settings), limit=limit)
+        """Prepare, train a few steps that are thrown away, and extrapolate.
+
+        A teacher is asked only where the rules alone make too few examples to measure with.
+        """
+        prepared = self._prepare_cheaply(data, settings, limit=limit)
         times: list[float] = []
         measured = train_lora(
             self._answerer.language_model,
@@ -180,7 +185,11 @@ class Grower:
             shape=prepared.material.shape,
             split=split.name,
             parameters=prepared.plan.parameters,
-            teacher_passages=len(pieces(prepared.material.passages)) if settings.teacher else 0,
+            teacher_passages=(
+                len(pieces(prepared.material.passages))
+                if settings.teacher and prepared.lessons is None
+                else 0
+            ),
         )
 
     def import_adapter(self, name: str, path: Path) -> ExpertRecord:
@@ -196,6 +205,17 @@ class Grower:
             return self._store.publish(
                 name, folder, manifest, status="quarantine", reason="imported, not yet verified"
             )
+
+    def _prepare_cheaply(
+        self, data: Sequence[Path], settings: TrainingSettings, *, limit: int | None
+    ) -> Prepared:
+        rules_alone = settings.model_copy(update={"teacher": None})
+        try:
+            return self.prepare(data, rules_alone, limit=limit)
+        except TooFewExamplesError:
+            if settings.teacher is None:
+                raise
+            return self.prepare(data, settings, limit=limit)
 
     def _train(
         self,

@@ -140,9 +140,9 @@ class TrainingEstimate:
     """What a training would take if it ran to its last step.
 
     `steps` and `tokens` (answer tokens) are exact; `seconds` and `peak_bytes` are extrapolated
-    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome. An
-    estimate asks no teacher: with one, `teacher_passages` are what it would be asked about, and
-    its examples are in none of the other figures.
+    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome. Where
+    a teacher is still to be asked, `teacher_passages` are what about, and the other figures are
+    those without what it will write.
     """
 
     steps: int
