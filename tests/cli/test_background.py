@@ -12,7 +12,7 @@ from rich.console import Console
 from adaptive_moe.cli.conversation import Conversation
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.config.settings import GapSettings, Settings
-from adaptive_moe.engine.events import ExpertReady, Finished, GapFound, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, Finished, GapFound, TeacherStep, TrainingStep
 from adaptive_moe.engine.orders import TrainingEstimate
 from adaptive_moe.engine.runtime import LEDGER_FILE
 from adaptive_moe.errors import GapError
@@ -123,6 +123,11 @@ def test_a_training_behind_the_talk_costs_a_line_a_reply(tmp_path):
     assert "Expert lights v2 is ready and answers from now on." in seen
     assert "Expert tides v1 did not pass the gate: no gain" in seen
     assert "40/80" not in seen
+
+
+def test_a_teacher_behind_the_talk_is_told_too(tmp_path):
+    steps = [TeacherStep("base", done, 40) for done in (0, 8)]
+    assert "teacher base: 8 of 40 passages" in reply(tmp_path, Speaker(*steps))
 
 
 @pytest.fixture

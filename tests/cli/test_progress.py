@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from adaptive_moe.cli.progress import TrainingBar, duration, figures
-from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 from adaptive_moe.training.events import TrainingProgress
 
 
@@ -45,6 +45,16 @@ def test_the_bar_shows_every_training_to_its_end(terminal):
     assert "50/50" in file.getvalue()
     assert "\x1b[2J" not in file.getvalue()
     assert terminal or file.getvalue().count("\n") < 10
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_teacher_is_told_by_passages(terminal):
+    file = io.StringIO()
+    console = Console(file=file, force_terminal=terminal, width=120, markup=False)
+    with TrainingBar(console) as bar:
+        for done in (0, 12, 40):
+            bar.show(TeacherStep("model ti\x1bny", done, 40))
+    assert "model tiny: 40 of 40 passages" in file.getvalue()
 
 
 def test_a_training_that_never_began_leaves_no_empty_line():

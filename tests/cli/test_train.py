@@ -1,11 +1,13 @@
 """`train` from the command line, on a tiny model."""
 
 import json
+import socket
 
 import pytest
 
-from adaptive_moe.cli.training_view import split_line
+from adaptive_moe.cli.training_view import lessons_line, split_line
 from adaptive_moe.training import material
+from adaptive_moe.training.lessons import Lessons
 from tests.cli.running import run
 from tests.support.tiny_models import save_tiny
 
@@ -44,3 +46,27 @@ def test_every_example_is_counted_once():
     assert split_line(1200, 0, 6) == "1,200 to learn from, 6 to choose weights by and for the gate"
     told = "68 to learn from, 6 to choose weights by, 7 for the gate"
     assert split_line(68, 6, 7) == told
+
+
+def test_what_a_teacher_wrote_is_told_in_one_line():
+    dropped = {"the answer is not in the passage": 20, "no readable text": 1}
+    told = lessons_line(Lessons("base", 40, 57, (), dropped))
+    assert told.startswith("base: 0 examples of 57 questions and statements about 40 passages")
+    assert "left out: 20 the answer is not in the passage, 1 no readable text" in told
+    assert told.endswith("the rules' own examples are taught alone")
+
+
+def test_a_teacher_out_of_reach_is_one_error_and_leaves_nothing(
+    words, tmp_path, monkeypatch, socket_enabled
+):
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "notes.md").write_text("The lamp of Tarvik is lit by Olen every night.\n")
+    with socket.socket() as nobody_listens:
+        nobody_listens.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{nobody_listens.getsockname()[1]}/v1"
+        given = [f"teacher={url}", "teacher_model=wise-1", "teacher_retries=0"]
+        more = [f"--set=training.{each}" for each in given]
+        done = run(*words, tmp_path / "notes.md", *more)
+    assert done.exit_code == 2
+    assert f"the teacher at {url}/chat/completions does not answer" in " ".join(done.stderr.split())
+    assert not (tmp_path / "store").exists()
