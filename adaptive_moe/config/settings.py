@@ -9,6 +9,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    NonNegativeFloat,
+    PositiveFloat,
     field_validator,
     model_validator,
 )
@@ -298,6 +300,11 @@ class TrainingSettings(TeacherSettings):
         "auto", description="recall for documents of facts, generalise for example files"
     )
     held_out_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of rows held out")
+    mix: tuple[PositiveFloat, NonNegativeFloat, NonNegativeFloat] = Field(
+        (1.0, 0.0, 0.0),
+        description="rows of new material : known prompts : texts the base says unprompted, both "
+        "with its own answers; e.g. [6, 3, 1] where an expert is to be asked about anything",
+    )
     min_examples: PositiveInt = Field(16, description="fewer usable rows are refused")
     prompt_cache_bytes: int = Field(
         512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"

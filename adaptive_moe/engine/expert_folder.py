@@ -198,6 +198,7 @@ def _data_record(prepared: Prepared) -> dict[str, JsonValue]:
         "split": split.name,
         "split_digest": split.digest,
         "train_examples": len(split.train),
+        "rehearsed_examples": len(prepared.rehearsal),
         "held_out_examples": len(split.held_out),
         **({} if prepared.lessons is None else {"teacher": prepared.lessons.record()}),
     }

@@ -130,7 +130,8 @@ class Grower:
         split = split_examples(material, (*synthesised, *taught), settings, settings.seed)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
-        return Prepared(material, split, layers, plan, settings, lessons)
+        rehearsal = self._judge.rehearsal(settings, new=len(split.train))
+        return Prepared(material, split, layers, plan, settings, lessons, rehearsal)
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
         """The ranks that a training would use. `gradient` needs material to measure on.
@@ -157,7 +158,7 @@ class Grower:
             self._answerer.language_model,
             self._answerer.bank,
             prepared.plan,
-            prepared.split.train,
+            (*prepared.split.train, *prepared.rehearsal),
             held_out=prepared.split.selection,
             settings=settings.model_copy(
                 update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
@@ -174,7 +175,7 @@ class Grower:
         split = prepared.split
         return TrainingEstimate(
             steps=settings.max_steps,
-            tokens=self._tokens(split.train, settings),
+            tokens=self._tokens((*split.train, *prepared.rehearsal), settings),
             seconds=measured.reading_seconds
             + settings.max_steps * per_step
             + evaluations * evaluation,
@@ -235,7 +236,7 @@ class Grower:
             self._answerer.language_model,
             self._answerer.bank,
             prepared.plan,
-            prepared.split.train,
+            (*prepared.split.train, *prepared.rehearsal),
             held_out=prepared.split.selection,
             settings=settings,
             seed=settings.seed,

@@ -14,8 +14,9 @@ from adaptive_moe.engine.events import Answer
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool
 from adaptive_moe.engine.orders import Prepared
-from adaptive_moe.engine.question_files import read_questions
+from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
+from adaptive_moe.engine.rehearsal import rehearsed
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.errors import CorruptExpertError, PromptTooLongError
@@ -30,7 +31,7 @@ from adaptive_moe.training.side_effects import general_texts
 from adaptive_moe.training.synthesis import Example
 
 _ANSWER_TOKENS = 32  # longest guard answer
-_GENERAL_SAMPLES = 64
+_GENERAL_SAMPLES, _REHEARSED_SAMPLES = 64, 256
 
 
 @final
@@ -70,8 +71,7 @@ class Judge:
         """Text on which forgetting is measured: a file's, else what the base says unprompted."""
         if settings.general_text is not None:
             return general_texts(settings.general_text)
-        model, bank = self._answerer.language_model, self._answerer.bank
-        said = sampled_questions(model, bank, folder=self._folder, count=_GENERAL_SAMPLES)
+        said = self._said(_GENERAL_SAMPLES)
         return [
             Example((("user", each.question),), each.answer, each.question, "said", "base", line)
             for line, each in enumerate(said, start=1)
@@ -131,6 +131,28 @@ class Judge:
     def background(self, settings: TrainingSettings) -> Outside:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""
         return self._guard_pool(settings).background
+
+    def rehearsal(self, settings: TrainingSettings, *, new: int) -> tuple[Example, ...]:
+        """Known and general rows beside so many new ones, in the proportion of `training.mix`.
+
+        The guard and the measure of forgetting ask others.
+        """
+        share, *others = settings.mix
+        known, general = (round(new * part / share) for part in others)
+        if not known + general:
+            return ()
+        return rehearsed(
+            self._answerer.language_model,
+            self._answerer.bank,
+            known=self.background(settings).prompts.texts,
+            general=self._said(_REHEARSED_SAMPLES)[_GENERAL_SAMPLES:] if general else (),
+            counts=(known, general),
+        )
+
+    def _said(self, count: int) -> Sequence[GradedQuestion]:
+        """Texts that the base says unprompted; fewer are the first of more."""
+        model, bank = self._answerer.language_model, self._answerer.bank
+        return sampled_questions(model, bank, folder=self._folder, count=count)
 
     def _ask(
         self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...], *, on_trial: str

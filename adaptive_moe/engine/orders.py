@@ -16,6 +16,7 @@ from adaptive_moe.training.lessons import Lessons
 from adaptive_moe.training.material import Material
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.splits import Split
+from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
 
 Paths = Path | str | Sequence[Path | str]
@@ -37,7 +38,8 @@ def as_paths(data: object) -> tuple[Path, ...]:
 class Prepared:
     """Material ready to train on, under the settings that it was prepared with.
 
-    `lessons` are what a teacher wrote about it, where one was asked.
+    `lessons` are what a teacher wrote about it, where one was asked; `rehearsal` is trained along
+    with it, and is no part of what the expert is about.
     """
 
     material: Material
@@ -46,6 +48,7 @@ class Prepared:
     plan: RankPlan
     settings: TrainingSettings
     lessons: Lessons | None = None
+    rehearsal: tuple[Example, ...] = ()
 
     @property
     def dropped(self) -> tuple[tuple[str, int, str], ...]:

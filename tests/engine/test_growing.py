@@ -151,3 +151,22 @@ def test_an_automatic_budget_is_bounded_and_read_off_the_answers(open_runtime, r
             moe.plan_expert()
     with pytest.raises(ConfigurationError, match="auto_ranks"):
         open_runtime("auto", "training.auto_ranks=[5, 3]")
+
+
+@pytest.mark.slow  # the base has to say 256 texts first
+def test_known_and_general_rows_are_trained_along_with_the_bases_own_answers(open_runtime, rows):
+    with open_runtime("plain") as moe:
+        plain = moe.prepare_expert([rows])
+    assert plain.rehearsal == ()
+    with open_runtime("mixed", "training.mix=[6, 3, 1]") as moe:
+        prepared = moe.prepare_expert([rows])
+        asked = prepared.rehearsal[0]
+        said = moe.generate(asked.prompt[-1][1], experts=None, max_new_tokens=32).text
+        outcome = moe.train_expert("colours", prepared, force=True)
+    new = len(prepared.split.train)
+    forms = [example.form for example in prepared.rehearsal]
+    assert (forms.count("known"), forms.count("general")) == (round(new / 2), round(new / 6))
+    assert prepared.split == plain.split
+    assert asked.answer == said
+    assert outcome.examples == new
+    assert outcome.record.manifest.data["rehearsed_examples"] == len(forms)
