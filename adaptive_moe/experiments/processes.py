@@ -6,7 +6,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,10 +52,11 @@ def resident_bytes_now() -> int | None:
     return None if memory is None else memory.resident
 
 
-def peak_of_command(words: Sequence[str], *, threads: int) -> int:
+def peak_of_command(words: Sequence[str], *, threads: int, accepts: Collection[int] = (0,)) -> int:
     """Largest memory of an adaptive-moe command, run to its end.
 
-    Raises AdaptiveMoEError when it fails, and where /proc does not tell.
+    Raises AdaptiveMoEError when it ends with another status than it `accepts`, and where /proc
+    does not tell.
     """
     with _started(words, threads) as process:
         peak = 0
@@ -63,11 +64,20 @@ def peak_of_command(words: Sequence[str], *, threads: int) -> int:
             memory = memory_of(process.pid)
             peak = max(peak, memory.peak if memory else 0)
             time.sleep(_POLL_SECONDS)
-    if process.returncode:
+    if process.returncode not in accepts:
         raise AdaptiveMoEError(f"adaptive-moe {' '.join(words)} ended with {process.returncode}")
     if not peak:
         raise AdaptiveMoEError(_UNTOLD)
     return peak
+
+
+def output_of_command(words: Sequence[str], *, threads: int) -> str:
+    """What an adaptive-moe command says on stdout. Raises AdaptiveMoEError when it fails."""
+    with _started(words, threads, stdout=subprocess.PIPE) as process:
+        said, _ = process.communicate()
+    if process.returncode:
+        raise AdaptiveMoEError(f"adaptive-moe {' '.join(words)} ended with {process.returncode}")
+    return said
 
 
 def resident_of_chat(*, threads: int) -> int:

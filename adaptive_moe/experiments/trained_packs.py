@@ -1,5 +1,6 @@
 """From a knowledge pack's documents to a live expert: how long it takes and what it then knows."""
 
+import json
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -12,9 +13,10 @@ from adaptive_moe.engine.orders import TrainingEstimate, TrainingOutcome
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.errors import AdaptiveMoEError
 from adaptive_moe.experiments import bases
-from adaptive_moe.experiments.figures import Figure, Findings
+from adaptive_moe.experiments.figures import Figure, Findings, reason_of
 from adaptive_moe.experiments.known_world import pocket_figure, share_figure
 from adaptive_moe.experiments.plan import POCKET, Plan, Tell
+from adaptive_moe.experiments.processes import output_of_command, peak_of_command
 from adaptive_moe.experts.store import Store
 from adaptive_moe.measures.graders import normalised
 from adaptive_moe.pocket import load_questions, pack_names, pack_path
@@ -22,7 +24,9 @@ from adaptive_moe.pocket import load_questions, pack_names, pack_path
 _BATCH = 64
 _ANSWER_TOKENS = 32
 _SECONDS, _BEFORE, _AFTER, _LOST = 60.0, 0.05, 0.95, 0.01
-_TIME_OFF = 0.25  # of what `train --dry-run` foretold
+_TIME_OFF, _MEMORY_OFF = 0.25, 0.20  # of what `train --dry-run` foretold
+_FEW_STEPS = 80
+_MIB = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,8 @@ def run(plan: Plan, tell: Tell) -> Findings:
         ):
             stories.append(_live_through(moe, pack, tell))
     figures = [figure for story in stories for figure in _figures(story)]
+    tell(f"{packs[0]}: memory of the commands")
+    figures.append(_foretold_memory(packs[0], plan))
     details = {story.pack: story.outcome.to_dict() for story in stories}
     return Findings(tuple(figures), {"trainings": details})
 
@@ -136,6 +142,29 @@ def _foretold(story: _Story) -> Iterator[Figure]:
         target=_TIME_OFF,
         note=f"{foretold.seconds:.0f} s foretold for {foretold.steps} steps; {result.steps} were "
         f"taken in {result.seconds:.0f} s",
+    )
+
+
+def _foretold_memory(pack: str, plan: Plan) -> Figure:
+    """Both in processes of their own, the training with as few steps as the dry run takes."""
+    words = ["train", pack, "--data", str(pack_path(pack)), "--json"]
+    name = f"{pack}, memory at the peak"
+    try:
+        said = output_of_command([*words, "--dry-run"], threads=plan.threads)
+        foretold = int(json.loads(said)["peak_bytes"])
+        short = ["--force", "--set", f"training.max_steps={_FEW_STEPS}"]
+        peak = peak_of_command([*words, *short], threads=plan.threads, accepts=(0, 1))
+    except (AdaptiveMoEError, OSError) as error:
+        return Figure.failed("dry_run", name, POCKET, reason_of(error))
+    return Figure(
+        "dry_run",
+        name,
+        POCKET,
+        abs(foretold / peak - 1),
+        target=_MEMORY_OFF,
+        is_timed=False,
+        note=f"{foretold / _MIB:.0f} MiB foretold, {peak / _MIB:.0f} MiB taken by the command, "
+        "the gate included",
     )
 
 
