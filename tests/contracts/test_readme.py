@@ -118,3 +118,10 @@ def _replaced(text, names):
 )
 def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("block", blocks("yaml"), ids=lambda block: block.split()[1])
+def test_the_settings_of_the_readme_load(block, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text(block)
+    load_settings(file)
