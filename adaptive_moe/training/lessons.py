@@ -28,7 +28,7 @@ from adaptive_moe.training.taught_forms import IMPLIED, TAUGHT_FORMS, held_out_t
 from adaptive_moe.training.teacher import Teacher
 
 _TOGETHER = 8  # passages; between such batches a training can be stopped
-_NO_ROOM = "passages too long for the teacher's context"
+_NO_ROOM = "requests that do not fit into the teacher's context"
 
 _log = logging.getLogger(__name__)
 
