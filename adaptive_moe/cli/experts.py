@@ -10,7 +10,7 @@ from adaptive_moe.cli.group import group
 from adaptive_moe.cli.options import ExpertArgument
 from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.stored import open_store
-from adaptive_moe.cli.tables import expert_parts, experts_table, record_values
+from adaptive_moe.cli.tables import expert_parts, experts_table, facts_table, record_values
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.errors import ConfigurationError, CorruptExpertError
 
@@ -51,10 +51,21 @@ def show(terminal: Terminal, name: ExpertArgument, version: VersionOption = None
 
     What it knows, its ranks, its data and the gate's figures.
     """
+    from dataclasses import asdict
+
+    from adaptive_moe.cli.training_view import stage_facts
+    from adaptive_moe.training.stages import read_stages
+
     with open_store(terminal.settings) as store:
         record = _find(store, name, version)
-    values = record_values(record) | {"manifest": record.manifest.model_dump(mode="json")}
-    terminal.finish(values, *expert_parts(record))
+    stages = read_stages(record.folder)
+    values = record_values(record) | {
+        "manifest": record.manifest.model_dump(mode="json"),
+        "material": [asdict(stage) for stage in stages],
+    }
+    parts = expert_parts(record)
+    dropped = stage_facts(stages)
+    terminal.finish(values, *parts, *((facts_table(dropped),) if dropped else ()))
     return 0
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from adaptive_moe.experts.store import ExpertRecord
     from adaptive_moe.training.lessons import Lessons
     from adaptive_moe.training.ranks import RankPlan
+    from adaptive_moe.training.stages import Stage
 
 Result = TypeVar("Result")
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
@@ -89,7 +90,8 @@ def show_estimate(terminal: Terminal, measure: Measure) -> int:
 
     with open_engine(terminal) as moe, terminal.working("measuring a few steps"):
         estimate = measure(moe)
-    terminal.finish(to_json(estimate), facts_table(estimate_facts(estimate)))
+    facts = estimate_facts(estimate) | stage_facts(estimate.stages)
+    terminal.finish(to_json(estimate), facts_table(facts))
     return 0
 
 
@@ -106,7 +108,7 @@ def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
     }
     if prepared.lessons is not None:
         facts["teacher"] = lessons_line(prepared.lessons)
-    terminal.err.print(facts_table(facts))
+    terminal.err.print(facts_table(facts | stage_facts(prepared.stages)))
 
 
 def lessons_line(lessons: "Lessons") -> str:
@@ -134,6 +136,17 @@ def split_line(examples: int, selection: int, held_out: int) -> str:
     return (
         f"{examples:,} to learn from, {selection:,} to choose weights by, {held_out:,} for the gate"
     )
+
+
+def stage_facts(stages: Sequence["Stage"]) -> dict[str, object]:
+    """One line for every stage that dropped anything: how much, and why."""
+    return {
+        f"dropped in {stage.name}": clean_line(
+            "; ".join(f"{count:,}: {reason}" for reason, count in stage.dropped.items())
+        )
+        for stage in stages
+        if stage.dropped
+    }
 
 
 def plan_line(plan: "RankPlan") -> Text:

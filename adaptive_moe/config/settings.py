@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -36,6 +36,7 @@ RankStrategy = Literal[
     "eva",
     "truncate",
 ]
+FilterName = Literal["length", "encoding", "repetition", "refusal", "secrets", "language"]
 _DTYPES: dict[object, str | None] = {
     "auto": None,
     "fp32": "float32",
@@ -65,6 +66,17 @@ def _all_or_several(value: object) -> object:
     if isinstance(names, list | tuple) and all(_is_name(name) for name in names):
         return tuple(names)
     raise ValueError("write all, or the ends of layer names, e.g. [q_proj, v_proj]")
+
+
+def _filters(value: object) -> object:
+    """One name is a list of one; a wrong one is told with those that there are."""
+    if value in ("all", "none"):
+        return value
+    names = (value,) if isinstance(value, str) else value
+    known = get_args(FilterName)
+    if isinstance(names, list | tuple) and names and all(name in known for name in names):
+        return tuple(names)
+    raise ValueError(f"write all, none, or some of {', '.join(known)}")
 
 
 def _is_name(value: object) -> bool:
@@ -304,6 +316,13 @@ class TrainingSettings(TeacherSettings):
         (1.0, 0.0, 0.0),
         description="rows of new material : known prompts : texts the base says unprompted, both "
         "with its own answers; e.g. [6, 3, 1] where an expert is to be asked about anything",
+    )
+    filters: Annotated[
+        Literal["all", "none"] | tuple[FilterName, ...], BeforeValidator(_filters)
+    ] = Field(
+        "all",
+        description="what drops rows: all, none, or some of length, encoding, repetition, refusal, "
+        "secrets, language",
     )
     min_examples: PositiveInt = Field(16, description="fewer usable rows are refused")
     prompt_cache_bytes: int = Field(

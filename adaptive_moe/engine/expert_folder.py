@@ -30,6 +30,7 @@ from adaptive_moe.router.domains import Domain, fit_domain, write_domain
 from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.question_forms import BARE_FORMS
 from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.stages import write_stages
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
 
@@ -66,6 +67,7 @@ def write_trained(
     train, measured = prepared.split.train, prepared.split.selection
     domain = _place(name, train, states, whitening, background=background, seed=settings.seed)
     write_domain(folder / DOMAIN_FILE, domain)
+    write_stages(folder, prepared.stages)
     kept = evenly(_some_of_each(train), _KEPT_ROWS)
     rows = [TrainingRow(each.file, each.line, each.prompt[-1][1], each.answer) for each in kept]
     write_rows(folder, rows, whitening.apply(states([row.question for row in rows])))

@@ -29,6 +29,7 @@ from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.capacity import answer_bits, fitting_rank
 from adaptive_moe.training.checkpoints import remove_checkpoint
+from adaptive_moe.training.cleaning import clean
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
@@ -38,8 +39,8 @@ from adaptive_moe.training.lesson_prompts import pieces
 from adaptive_moe.training.material import read_material
 from adaptive_moe.training.ranks import MEASURED, RankPlan, plan_ranks
 from adaptive_moe.training.results import TrainingResult
-from adaptive_moe.training.splits import METRICS, split_examples
-from adaptive_moe.training.synthesis import Example, synthesise
+from adaptive_moe.training.splits import METRICS, split_examples, split_stage
+from adaptive_moe.training.synthesis import Example, synthesis_stage, synthesise
 from adaptive_moe.training.trainer import train_lora
 
 _MEASURED_STEPS = 4  # of an estimate; the first warms up and the last one evaluates
@@ -116,12 +117,16 @@ class Grower:
         listener: Listener | None = None,
         cancelled: Callable[[], bool] | None = None,
     ) -> Prepared:
-        """Read the material, have it taught, split it and share out the ranks.
+        """Read the material, clean it, have it taught, split it and share out the ranks.
 
         Nothing is written but what a teacher said. Raises TeacherError where it cannot be asked,
         TrainingInterruptedError where that was cancelled, and DataError.
         """
-        material = read_material(data, limit=limit)
+        material, cleaned = clean(
+            read_material(data, limit=limit),
+            settings.filters,
+            evaluated=self._judge.guarding(settings),
+        )
         synthesised = synthesise(material.passages, seed=settings.seed)
         lessons = self._classroom.lessons(
             material, synthesised, settings, listener=listener, cancelled=cancelled
@@ -131,7 +136,12 @@ class Grower:
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
         rehearsal = self._judge.rehearsal(settings, new=len(split.train))
-        return Prepared(material, split, layers, plan, settings, lessons, rehearsal)
+        stages = (
+            *cleaned,
+            synthesis_stage(material, synthesised),
+            split_stage(material, (*synthesised, *taught), split),
+        )
+        return Prepared(material, split, layers, plan, settings, stages, lessons, rehearsal)
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
         """The ranks that a training would use. `gradient` needs material to measure on.
@@ -191,6 +201,7 @@ class Grower:
                 if settings.teacher and prepared.lessons is None
                 else 0
             ),
+            stages=prepared.stages,
         )
 
     def import_adapter(self, name: str, path: Path) -> ExpertRecord:

@@ -78,7 +78,7 @@ def guard_pool(
         nothing = np.empty((0, 0), dtype=np.float32)
         return GuardPool((), nothing, Outside(Placed(nothing, ())))
     shipped = router_folder(language_model, router)
-    file = training.guard or _existing(shipped, GUARD_FILE)
+    file = _guard_file(language_model, router, training)
     if file is None:
         count = _BACKGROUND_SAMPLES + min(_GUARD_SAMPLES, training.guard_prompts)
         samples = sampled_questions(language_model, bank, folder=folder, count=count)
@@ -100,6 +100,25 @@ def guard_pool(
         states=np.stack([row.evidence.states for row in rows])[right],
         background=Outside.shared(Placed(state_reader(language_model, bank)(asked), tuple(asked))),
     )
+
+
+def guard_questions(
+    language_model: LanguageModel, *, router: RouterSettings, training: TrainingSettings
+) -> tuple[str, ...]:
+    """The questions of the guard file; none where there is no such file or no guard is wanted.
+
+    Raises DataError.
+    """
+    file = _guard_file(language_model, router, training)
+    if file is None or training.guard_prompts == 0:
+        return ()
+    return tuple(each.question for each in read_questions([file]))
+
+
+def _guard_file(
+    language_model: LanguageModel, router: RouterSettings, training: TrainingSettings
+) -> Path | None:
+    return training.guard or _existing(router_folder(language_model, router), GUARD_FILE)
 
 
 def _loosely(questions: Sequence[str]) -> list[str]:

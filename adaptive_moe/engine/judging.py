@@ -12,7 +12,7 @@ from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.events import Answer
 from adaptive_moe.engine.expert_folder import as_messages
-from adaptive_moe.engine.guard import GuardPool, guard_pool
+from adaptive_moe.engine.guard import GuardPool, guard_pool, guard_questions
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
@@ -127,6 +127,11 @@ class Judge:
             general_texts(settings.general_text)
         if settings.guard is not None and settings.guard_prompts > 0:
             read_questions([settings.guard])
+
+    def guarding(self, settings: TrainingSettings) -> tuple[str, ...]:
+        """The guard's questions as far as files hold them; no training may contain them."""
+        model = self._answerer.language_model
+        return guard_questions(model, router=self._router, training=settings)
 
     def background(self, settings: TrainingSettings) -> Outside:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""

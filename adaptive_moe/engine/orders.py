@@ -16,6 +16,7 @@ from adaptive_moe.training.lessons import Lessons
 from adaptive_moe.training.material import Material
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.splits import Split
+from adaptive_moe.training.stages import Stage
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
 
@@ -38,8 +39,9 @@ def as_paths(data: object) -> tuple[Path, ...]:
 class Prepared:
     """Material ready to train on, under the settings that it was prepared with.
 
-    `lessons` are what a teacher wrote about it, where one was asked; `rehearsal` is trained along
-    with it, and is no part of what the expert is about.
+    `stages` tell what reading, cleaning, synthesis and split let through, `lessons` are what a
+    teacher wrote about it, where one was asked; `rehearsal` is trained along with it, and is no
+    part of what the expert is about.
     """
 
     material: Material
@@ -47,6 +49,7 @@ class Prepared:
     layers: tuple[LinearLayer, ...]
     plan: RankPlan
     settings: TrainingSettings
+    stages: tuple[Stage, ...] = ()
     lessons: Lessons | None = None
     rehearsal: tuple[Example, ...] = ()
 
@@ -159,3 +162,4 @@ class TrainingEstimate:
     split: str
     parameters: int
     teacher_passages: int = 0
+    stages: tuple[Stage, ...] = ()

@@ -16,7 +16,15 @@ from adaptive_moe.training.documents import Passage, read_passages
 from adaptive_moe.training.files import hub_name, read_hub, read_records
 from adaptive_moe.training.rows import Row, RowError, Turn, clean_text, detect_shape, rows_of
 
-__all__ = ["Material", "Passage", "Row", "is_material", "question_key", "read_material"]
+__all__ = [
+    "Material",
+    "Passage",
+    "Row",
+    "is_material",
+    "material_digest",
+    "question_key",
+    "read_material",
+]
 
 HELD_OUT_FILES = ("questions.jsonl", "development.jsonl")
 _DOCUMENTS_FOLDER = "documents"
@@ -31,8 +39,8 @@ class Material:
     """Everything usable in the named files, and what was dropped and why.
 
     `shape` is one line for people ("prompt/response", "documents", "messages + text"). `dropped`
-    holds (file, line, reason). `reserved` holds the `question_key` of held-out questions that no
-    training example may equal. `digest` is the SHA-256 of rows and passages, independent of
+    holds (file, line, reason). `reserved` holds the `question_key` of the `held_out` questions that
+    no training example may equal. `digest` is the SHA-256 of rows and passages, independent of
     where the files lie.
     """
 
@@ -42,6 +50,7 @@ class Material:
     dropped: tuple[tuple[str, int, str], ...]
     digest: str
     reserved: frozenset[str] = frozenset()
+    held_out: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -68,7 +77,8 @@ def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> M
     left.
     """
     named = [Path(path) for path in paths]
-    reserved = _reserved_questions(named)
+    held_out = _held_out_questions(named)
+    reserved = frozenset(map(question_key, held_out))
     harvest = _Harvest(reserved)
     for path, name in _files_of(named):
         if hub_name(path) is None and path.suffix.lower() in documents.READERS:
@@ -83,8 +93,9 @@ def read_material(paths: Iterable[Path | str], *, limit: int | None = None) -> M
         rows=tuple(harvest.rows),
         passages=tuple(harvest.passages),
         dropped=tuple(harvest.dropped),
-        digest=_digest(harvest.rows, harvest.passages),
+        digest=material_digest(harvest.rows, harvest.passages),
         reserved=reserved,
+        held_out=held_out,
     )
 
 
@@ -92,6 +103,15 @@ def question_key(text: str) -> str:
     """A hash that is equal for texts with the same words, whatever their case and punctuation."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def material_digest(rows: Sequence[Row], passages: Sequence[Passage]) -> str:
+    """SHA-256 of rows and passages, independent of where the files lie."""
+    content = {
+        "rows": [[row.prompt, row.answer] for row in rows],
+        "passages": [[passage.heading, passage.text] for passage in passages],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_material(file: Path, root: Path) -> bool:
@@ -208,19 +228,21 @@ def _check_usable(harvest: _Harvest, named: Sequence[Path]) -> None:
     )
 
 
-def _reserved_questions(named: Sequence[Path]) -> frozenset[str]:
-    """Keys of the questions held out by the shipped packs and by any pack a named path lies in."""
-    keys = {
-        question_key(item.question)
+def _held_out_questions(named: Sequence[Path]) -> tuple[str, ...]:
+    """The questions held out by the shipped packs and by any pack a named path lies in."""
+    questions = [
+        item.question
         for pack in pack_names()
         for development in (False, True)
         for item in load_questions(pack, development=development)
-    }
-    for file in {file for path in named for file in _pack_questions(path)}:
-        for _, record, _ in read_records(file):
-            if isinstance(record, Mapping) and isinstance(record.get("question"), str):
-                keys.add(question_key(str(record["question"])))
-    return frozenset(keys)
+    ]
+    for file in sorted({file for path in named for file in _pack_questions(path)}):
+        questions += [
+            str(record["question"])
+            for _, record, _ in read_records(file)
+            if isinstance(record, Mapping) and isinstance(record.get("question"), str)
+        ]
+    return tuple(dict.fromkeys(questions))
 
 
 def _pack_questions(path: Path) -> list[Path]:
@@ -243,11 +265,3 @@ def _check_held_out(path: Path, name: str, held_out: Sequence[int], *, count: in
             f"{name}, row {held_out[0]}: this question is held out for measuring and cannot be "
             f"trained on, like {len(held_out)} of {count} rows of this file; leave the file out"
         )
-
-
-def _digest(rows: Sequence[Row], passages: Sequence[Passage]) -> str:
-    content = {
-        "rows": [[row.prompt, row.answer] for row in rows],
-        "passages": [[passage.heading, passage.text] for passage in passages],
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -11,8 +11,10 @@ from typing import Literal
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import TooFewExamplesError
 from adaptive_moe.training.material import Material, question_key
+from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row
+from adaptive_moe.training.stages import Stage
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.taught_forms import held_out_taught_form
 
@@ -25,8 +27,7 @@ _MAX_HELD_OUT = 400  # examples that are generated for or scored at every evalua
 _MIN_HELD_OUT = 4
 _MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
 _SHINGLE = 5  # words; near copies share most of their shingles
-_PERMUTATIONS = 64
-_NEAR_COPY = 0.8  # estimated Jaccard similarity
+_NEAR_COPY = 0.8  # Jaccard similarity
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,22 @@ def split_examples(
     selection, held_out = _in_two(tests, seed)
     digest = _digest(train, selection, held_out)
     return Split(name, train, tuple(selection), tuple(held_out), digest, tuple(other))
+
+
+def split_stage(material: Material, synthesised: Sequence[Example], split: Split) -> Stage:
+    """The record of this stage.
+
+    Rows may be reworded to measure by, so more can leave it than entered; examples that equal a
+    held-out question, or are left over, are not used.
+    """
+    entered = {"rows": len(material.rows), "examples": len(synthesised)}
+    left = {
+        "train": len(split.train),
+        "selection": split.selection_only,
+        "held out": len(split.held_out),
+    }
+    unused = max(0, sum(entered.values()) - sum(left.values()))
+    return Stage("split", entered, left, split.digest, {"not used": unused} if unused else {})
 
 
 def row_example(row: Row) -> Example:
@@ -179,33 +196,18 @@ def _groups(rows: Sequence[Row]) -> list[str]:
 
 
 def _near_copies(rows: dict[str, Row]) -> dict[str, str]:
-    """Group name to the name of an earlier group with nearly the same question (MinHash, LSH).
-
-    Broder 1997; without datasketch only equal questions are brought together.
-    """
-    try:
-        from datasketch import MinHash, MinHashLSH
-    except ImportError:
-        return {}
-    index = MinHashLSH(threshold=_NEAR_COPY, num_perm=_PERMUTATIONS)
+    """Group name to the name of an earlier group with nearly the same question."""
+    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE)
     alias: dict[str, str] = {}
     for name, row in rows.items():
         if name.startswith("source "):
             continue
-        sketch = MinHash(num_perm=_PERMUTATIONS, seed=1)
-        sketch.update_batch([piece.encode() for piece in _shingles(row.prompt[-1][1])])
-        found = index.query(sketch)
+        found = known.find(row.prompt[-1][1])
         if found:
-            alias[name] = min(found)
+            alias[name] = found[0]
         else:
-            index.insert(name, sketch)
+            known.add(name, row.prompt[-1][1])
     return alias
-
-
-def _shingles(text: str) -> set[str]:
-    words = text.casefold().split()
-    count = max(1, len(words) - _SHINGLE + 1)
-    return {" ".join(words[start : start + _SHINGLE]) for start in range(count)}
 
 
 def _at_most(examples: Sequence[Example], chance: random.Random) -> list[Example]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.facts import FactBase, extract_facts
+from adaptive_moe.training.material import Material
 from adaptive_moe.training.phrasings import (
     CODE_MARKS,
     MARKS,
@@ -25,6 +26,7 @@ from adaptive_moe.training.question_forms import (
     FORMS,
 )
 from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.stages import Stage, content_hash
 from adaptive_moe.training.statements import questions_from
 from adaptive_moe.training.tables import Fact, as_phrase, plain
 from adaptive_moe.training.topics import topic_names
@@ -73,6 +75,13 @@ def synthesise(
     return tuple(
         example for fact in base.facts for example in writer.examples(fact, count=forms_per_fact)
     )
+
+
+def synthesis_stage(material: Material, examples: Sequence[Example]) -> Stage:
+    """The record of this stage."""
+    content = [[each.prompt, each.answer] for each in examples]
+    entered, left = {"passages": len(material.passages)}, {"examples": len(examples)}
+    return Stage("synthesis", entered, left, content_hash(content))
 
 
 class _Writer:
