@@ -113,3 +113,10 @@ def test_a_missing_file_is_named(tmp_path):
 def test_settings_cannot_be_changed():
     with pytest.raises(ValueError, match="frozen"):
         load_settings(environment={}).router.threshold = 0.5
+
+
+def test_filters_are_chosen_by_names_that_there_are():
+    settings = load_settings(overrides=["training.filters=[secrets, length]"], environment={})
+    assert settings.training.filters == ("secrets", "length")
+    with pytest.raises(ConfigurationError, match=r"training\.filters: write all, none, or some of"):
+        load_settings(overrides=["training.filters=[secret]"], environment={})

@@ -8,6 +8,7 @@ from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.engine.events import TrainingStep
 from adaptive_moe.errors import ConfigurationError, TrainingInterruptedError
+from adaptive_moe.training.stages import read_stages
 from tests.support.tiny_models import save_tiny
 
 STEPS = 3
@@ -82,6 +83,12 @@ def test_prepared_material_trains_the_same_expert_as_its_files(open_runtime, row
         outcome = moe.train_expert("colours", prepared, force=True)
     assert len(prepared.material.rows) == 40
     assert outcome.record.expert_id == expected.record.expert_id
+    stages = read_stages(outcome.record.folder)
+    assert [stage.name for stage in stages] == [
+        *("reading", "filters", "duplicates", "contamination", "synthesis", "split")
+    ]
+    assert stages == prepared.stages
+    assert "material.json" in outcome.record.manifest.files
 
 
 def test_empirical_is_another_name_for_gradient(open_runtime, rows):
