@@ -23,7 +23,8 @@
     │   └── TooFewExamplesError
     ├── TrainingError (RuntimeError)
     │   ├── DivergedError                          three non-finite steps in a row
-    │   └── TrainingInterruptedError               stopped on request; can be resumed
+    │   ├── TrainingInterruptedError               stopped on request; can be resumed
+    │   └── TrainingProcessError                   its process ended without a word
     ├── TeacherError (OSError)                     whoever writes training examples fails to
     ├── RouterError (ValueError)                   a router file for another base, too few labels
     ├── ClosedError (RuntimeError)             the runtime was closed
@@ -131,6 +132,10 @@ class DivergedError(TrainingError):
 
 class TrainingInterruptedError(TrainingError):
     """The training was stopped on request and can be resumed."""
+
+
+class TrainingProcessError(TrainingError):
+    """The process that trained ended without saying why; its last checkpoint is there."""
 
 
 class TeacherError(AdaptiveMoEError, OSError):

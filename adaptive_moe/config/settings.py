@@ -325,6 +325,13 @@ class TrainingSettings(TeacherSettings):
         "secrets, language",
     )
     min_examples: PositiveInt = Field(16, description="fewer usable rows are refused")
+    # A process leaves the answers their lock and half of the cores, and the kernel may take it
+    # alone; it holds the base a second time, which on an accelerator is seldom affordable.
+    worker: Literal["process", "thread"] | None = Field(
+        None,
+        description="where trainings in the background run; absent: in a process of their own if "
+        "the base is on the CPU and fits twice into the free memory, else in a thread",
+    )
     prompt_cache_bytes: int = Field(
         512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
     )

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import final
 
-from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
+from adaptive_moe.engine.events import TeacherStep, TrainingEvent, TrainingStep
 
 _KEPT = 64  # events that nobody has taken yet
 
@@ -19,9 +19,9 @@ class News:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._events: deque[TeacherStep | TrainingStep | ExpertReady] = deque(maxlen=_KEPT)
+        self._events: deque[TrainingEvent] = deque(maxlen=_KEPT)
 
-    def tell(self, event: TeacherStep | TrainingStep | ExpertReady) -> None:
+    def tell(self, event: TrainingEvent) -> None:
         """The listener to hand to a training."""
         with self._lock:
             last = self._events[-1] if self._events else None
@@ -29,7 +29,7 @@ class News:
                 self._events.pop()
             self._events.append(event)
 
-    def take(self) -> tuple[TeacherStep | TrainingStep | ExpertReady, ...]:
+    def take(self) -> tuple[TrainingEvent, ...]:
         """What was told since the last call; never waits for more."""
         with self._lock:
             events = tuple(self._events)

@@ -178,13 +178,24 @@ class ExpertReady:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainingFailed:
+    """A training in the background ended without a verdict; `reason` says what comes of it."""
+
+    expert: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The answer is complete."""
 
     answer: Answer
 
 
-Event = Scored | Routed | Token | GapFound | TeacherStep | TrainingStep | ExpertReady | Finished
+TrainingEvent = TeacherStep | TrainingStep | ExpertReady | TrainingFailed
+"""What is told of a training."""
+
+Event = Scored | Routed | Token | GapFound | TrainingEvent | Finished
 
 
 @dataclass(frozen=True, slots=True)

@@ -211,7 +211,7 @@ def _training_record(settings: TrainingSettings, result: TrainingResult) -> dict
     return {
         "settings": settings.model_dump(
             mode="json",
-            exclude={"guard", "prompt_cache_bytes", *TeacherSettings.model_fields},
+            exclude={"guard", "prompt_cache_bytes", "worker", *TeacherSettings.model_fields},
         ),
         "steps": result.steps,
         "best_step": result.best_step,

@@ -37,13 +37,15 @@ class Teachable(Closable, ABC):
         force: bool = False,
         listener: Listener | None = None,
         cancelled: Callable[[], bool] | None = None,
+        evaluating: Callable[[], None] | None = None,
     ) -> TrainingOutcome:
         """Train an expert on files or folders, or on what was prepared of them; ask the gate.
 
         It goes live if the gate accepts it; otherwise it is kept as rejected with the figures
         (with `force` as quarantined). Raises DataError for unusable material, TeacherError where
         `training.teacher` does not answer, and TrainingError when the training does not end well;
-        the version in service stays as it was.
+        the version in service stays as it was. `evaluating` is called when the training is over
+        and the gate begins.
         """
         if not isinstance(data, Prepared):
             order = TrainingOrder(name, as_paths(data), limit, force)
@@ -54,7 +56,9 @@ class Teachable(Closable, ABC):
             raise ConfigurationError(
                 "this material is prepared already; give ranks, rank and limit to prepare_expert"
             )
-        return self._grower.grow(order, settings, listener=listener, cancelled=cancelled)
+        return self._grower.grow(
+            order, settings, listener=listener, cancelled=cancelled, evaluating=evaluating
+        )
 
     def prepare_expert(
         self,

@@ -4,7 +4,9 @@ import gc
 import resource
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 
 from adaptive_moe.errors import AdaptiveMoEError, BankFullError, InsufficientMemoryError
 
+_MEMINFO, _CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -55,6 +58,22 @@ def peak_rss_bytes() -> int:
     """Largest resident set of this process since it began."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def free_bytes() -> int | None:
+    """RAM that could be taken without swapping, by the kernel's word; None where it has none.
+
+    A container's own limit is heeded (cgroup v2).
+    """
+    try:
+        lines = _MEMINFO.read_text().splitlines()
+        (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError):
+        return None
+    with suppress(OSError, ValueError):  # "max" is no number and no limit
+        limit = int((_CGROUP / "memory.max").read_text())
+        return min(free * 1024, limit - int((_CGROUP / "memory.current").read_text()))
+    return free * 1024
 
 
 def device_memory(device: torch.device) -> DeviceMemory | None:

@@ -149,7 +149,8 @@ class _Run:
         self._state = _State()
         self._best = self._adapter.tensors()
         content = [language_model.base_id, dataclasses.asdict(plan), seed, metric]
-        content += [settings.model_dump(mode="json"), encoded.examples, tests.examples]
+        shaping = settings.model_dump(mode="json", exclude={"worker"})
+        content += [shaping, encoded.examples, tests.examples]
         text = json.dumps(content, default=dataclasses.asdict, sort_keys=True)
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()
 

@@ -109,7 +109,7 @@ def test_without_background_or_train_nothing_starts(earlier, opened):
 
 
 def test_two_processes_do_not_train_for_one_ledger(earlier, opened, tmp_path, caplog):
-    caplog.set_level(logging.INFO, logger="adaptive_moe.engine.gap_desk")
+    caplog.set_level(logging.INFO, logger="adaptive_moe.engine.gap_worker")
     gap_id = earlier(GapState.QUEUED, GapState.TRAINING)
     other = FileLock(tmp_path / "store" / f"{LEDGER_FILE}.training.lock")
     with other, opened() as moe:

@@ -31,5 +31,6 @@ def settings(tmp_path, *overrides):
         "training.guard_prompts=80",
         "training.batch_size=16",
         "training.max_guard_loss=0.05",
+        "training.worker=thread",
     ]
     return load_settings(overrides=[f"store={tmp_path / 'store'}", *quick, *overrides])

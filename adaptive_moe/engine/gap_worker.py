@@ -1,0 +1,175 @@
+"""Fills queued gaps behind the answers, one after another, and tells how that goes."""
+
+import logging
+import threading
+from collections.abc import Callable, Collection
+from contextlib import suppress
+from pathlib import Path
+from typing import final
+
+from adaptive_moe.engine.background import News, Worker
+from adaptive_moe.engine.events import TrainingEvent, TrainingFailed
+from adaptive_moe.engine.evidence import MissingSourcesError
+from adaptive_moe.engine.gap_training import BusyError, GapTraining, reason_of
+from adaptive_moe.engine.training_place import TrainingPlace
+from adaptive_moe.errors import (
+    AdaptiveMoEError,
+    GapStateError,
+    TrainingInterruptedError,
+    TrainingProcessError,
+)
+from adaptive_moe.gaps.detector import GapDetector
+from adaptive_moe.gaps.ledger import Gap
+from adaptive_moe.gaps.states import GapState
+from adaptive_moe.training.files import hub_name
+
+_PATIENCE_SECONDS = 5.0  # before it asks again whether another process has finished
+_CANCELLED = "its training was cancelled"
+
+logger = logging.getLogger(__name__)
+
+
+@final
+class GapWorker:
+    """The worker of one runtime; the training itself is done by `place`."""
+
+    def __init__(
+        self,
+        detector: GapDetector,
+        training: GapTraining,
+        place: TrainingPlace,
+        *,
+        experts: Collection[str],
+        stored_bytes: Callable[[], int],
+    ) -> None:
+        self._detector = detector
+        self._training = training
+        self._place = place
+        self._experts = experts
+        self._stored_bytes = stored_bytes
+        self._news = News()
+        self._worker = Worker(self._fill_queued)
+        self._running: Gap | None = None
+        self._cancel = threading.Event()
+        self._cancelled: set[int] = set()  # gaps that are a person's to order again
+        self._missing: dict[int, tuple[Path, ...]] = {}  # by gap, files a filling looked for
+
+    def wake(self) -> None:
+        """There may be a queued gap."""
+        self._worker.wake()
+
+    def events(self) -> tuple[TrainingEvent, ...]:
+        """What it did since the last call."""
+        return self._news.take()
+
+    def wait(self, timeout_seconds: float | None = None) -> bool:
+        """Wait until it has nothing to do; false when it still has at the end."""
+        return self._worker.wait(timeout_seconds)
+
+    def close(self) -> None:
+        """Stop at the next step, and wait for that; the gap in training stays queued."""
+        self._worker.stop()
+
+    def cancel(self) -> Gap | None:
+        """Stop the training that runs, if one does, at its next step; its gap."""
+        gap = self._running
+        if gap is not None:
+            self._cancel.set()
+        return gap
+
+    def may_queue(self, gap: Gap) -> bool:
+        """Whether a verified gap may be queued without a person.
+
+        Not one whose training was cancelled in this runtime, nor one whose filling found files
+        missing, unless one of them is there now.
+        """
+        if gap.state is not GapState.VERIFIED:
+            return True
+        paths = self._missing.get(gap.id, ())
+        is_lacking = paths and not any(hub_name(path) or path.exists() for path in paths)
+        return gap.id not in self._cancelled and not is_lacking
+
+    def _fill_queued(self) -> None:
+        """Fill queued gaps one after the other until none may start."""
+        goes_on = True
+        while goes_on and not self._worker.is_stopping():
+            try:
+                with self._training.alone():
+                    goes_on = self._fill_next()
+            except BusyError as error:
+                logger.info("%s", error)
+                self._worker.rest(_PATIENCE_SECONDS)
+
+    def _fill_next(self) -> bool:
+        """Fill the next queued gap; false when none may start."""
+        self._detector.requeue_interrupted()
+        following = self._detector.next_to_train(
+            experts=len(self._experts), stored_bytes=self._stored_bytes()
+        )
+        logger.info("next training: %s", following.reason)
+        if following.gap is None:
+            return False
+        self._cancel.clear()
+        self._running = following.gap
+        try:
+            self._fill(following.gap)
+        finally:
+            self._running = None
+        return True
+
+    def _fill(self, gap: Gap) -> None:
+        expert = self._training.name_for(gap)
+        try:
+            self._train(gap, expert)
+        except TrainingInterruptedError as error:
+            self._interrupted(gap, error)
+        except GapStateError as error:
+            logger.warning("gap %d was changed by somebody else: %s", gap.id, error)
+        except MissingSourcesError as error:
+            logger.warning("gap %d is not filled: %s", gap.id, error)
+            self._missing[gap.id] = error.paths
+            self._set_back(gap, str(error))
+        except TrainingProcessError as error:
+            logger.warning("the training for gap %d ended: %s", gap.id, error)
+            self._news.tell(TrainingFailed(expert, str(error)))
+        except Exception as error:  # noqa: BLE001  nobody else is there to take it; see _give_up
+            self._give_up(gap, expert, error)
+
+    def _train(self, gap: Gap, expert: str) -> None:
+        files = self._training.material(gap)
+        with self._training.following(gap, expert):
+            verdict = self._place.train(
+                expert,
+                files,
+                listener=self._news.tell,
+                cancelled=lambda: self._worker.is_stopping() or self._cancel.is_set(),
+                evaluating=lambda: self._training.evaluating(gap),
+            )
+        is_live = verdict.status == "active"
+        self._training.conclude(gap, expert, is_live=is_live, reason=verdict.reason)
+
+    def _interrupted(self, gap: Gap, error: TrainingInterruptedError) -> None:
+        if self._worker.is_stopping():
+            logger.info("gap %d stays queued: %s", gap.id, error)
+            return
+        self._cancelled.add(gap.id)
+        self._set_back(gap, _CANCELLED)
+
+    def _set_back(self, gap: Gap, reason: str) -> None:
+        """Nothing was learned about the gap: VERIFIED again, without a proof OBSERVED."""
+        for state in (GapState.VERIFIED, GapState.OBSERVED):
+            with suppress(GapStateError):  # it was never proven, or somebody dismissed it
+                self._detector.transition(gap.id, state, reason)
+                return
+
+    def _give_up(self, gap: Gap, expert: str, error: Exception) -> None:
+        """Reject the gap, unless that has happened, so that the worker goes on with the next one.
+
+        An error that is none of ours is a bug, here or in a library, and its traceback is logged.
+        """
+        bug = None if isinstance(error, AdaptiveMoEError) else error
+        reason = reason_of(error)
+        logger.warning("gap %d is not filled: %s", gap.id, reason, exc_info=bug)
+        self._news.tell(TrainingFailed(expert, reason))
+        with suppress(GapStateError):  # the training has already rejected it
+            self._detector.transition(gap.id, GapState.REJECTED, reason)
