@@ -43,7 +43,10 @@ def chat(
         if resume:
             talk.resume()
         reader = open_reader(
-            history, words=lambda words: complete(talk, words), interactive=interactive
+            history,
+            words=lambda words: complete(talk, words),
+            status=talk.status,
+            interactive=interactive,
         )
         talk.reader = reader
         _converse(talk, reader)

@@ -104,6 +104,14 @@ def _gap(talk: "Conversation", words: Sequence[str]) -> None:
     talk.terminal.show(told, *([gaps_table(found)] if found else []))
 
 
+def _cancel(talk: "Conversation", _words: Sequence[str]) -> None:
+    gap = talk.cancel_training()
+    talk.terminal.show(
+        f"The training for gap {gap.id} ({gap.label}) stops at its next step; `gaps fill {gap.id}` "
+        "goes on from its checkpoint."
+    )
+
+
 def _route(talk: "Conversation", words: Sequence[str]) -> None:
     if words:
         chosen = ",".join(words)
@@ -179,6 +187,7 @@ COMMANDS: Mapping[str, ChatCommand] = {
         "teach an expert; alone: fill the verified gap",
         chat_training.train,
     ),
+    "/cancel": ChatCommand("/cancel", "stop the training in the background", _cancel),
     "/route": ChatCommand("/route [auto|base|NAME,...]", "who answers from now on", _route),
     "/good": ChatCommand("/good", "the last answer was right", _good),
     "/bad": ChatCommand("/bad [ANSWER]", "the last answer was wrong; this is the right one", _bad),

@@ -32,13 +32,18 @@ def sources(talk: "Conversation") -> list[Path]:
 
 
 def train(talk: "Conversation", words: Sequence[str]) -> None:
-    """`/train NAME PATH...` trains on files; `/train` alone fills the verified gap."""
+    """`/train NAME PATH...` trains on files; `/train` alone fills the verified gap.
+
+    A gap is filled in the background; who names an expert and its files waits for it, or presses
+    Ctrl-C. With nobody at a terminal both are waited for.
+    """
     if words:
         _train_named(talk, words[0], [Path(word).expanduser() for word in words[1:]])
         return
     from adaptive_moe.gaps.states import GapState
 
-    verified = [gap for gap in talk.moe.gaps.list() if gap.state is GapState.VERIFIED]
+    ready = (GapState.VERIFIED, GapState.QUEUED)  # queued: by an earlier conversation
+    verified = [gap for gap in talk.moe.gaps.list() if gap.state in ready]
     if not verified:
         raise GapError("no gap is verified; /gap shows what is missing, or /train NAME PATH")
     _fill(talk, verified[0])
@@ -86,7 +91,12 @@ def _fill(talk: "Conversation", gap: "Gap") -> None:
     if not paths:
         raise GapError(f"there is no material for gap {gap.id}; /train NAME PATH names some")
     what = f"Train an expert for gap {gap.id} ({gap.label})"
-    if _agreed(talk, paths, what, lambda: talk.moe.gaps.estimate(gap.id, paths)):
+    if not _agreed(talk, paths, what, lambda: talk.moe.gaps.estimate(gap.id, paths)):
+        return
+    if talk.interactive:
+        talk.moe.gaps.start(gap.id, paths)
+        talk.terminal.note("It trains while you talk; /cancel stops it.")
+    else:
         _finish(
             talk,
             train_with_bar(

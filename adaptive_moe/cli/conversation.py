@@ -18,7 +18,7 @@ from adaptive_moe.cli.program import show_failure
 from adaptive_moe.cli.render import confidence_line, who
 from adaptive_moe.cli.safe_text import clean, clean_line
 from adaptive_moe.cli.terminal import Terminal
-from adaptive_moe.errors import AdaptiveMoEError, PromptTooLongError
+from adaptive_moe.errors import AdaptiveMoEError, GapError, PromptTooLongError
 
 _LEFT_OUT_AT_ONCE = 0.25  # of the turns; one at a time would have every later reply leave one out
 
@@ -116,6 +116,20 @@ class Conversation:
     def tell_news(self) -> None:
         """What a training in the background did since the last reply, in a line."""
         self._notes.tell(self.terminal, self.moe.gaps.events(), steps=self.interactive)
+
+    def status(self) -> str:
+        """How far a training in the background is; for beside the prompt, asked every second."""
+        for event in self.moe.gaps.events():
+            self._notes.take(event)
+        return self._notes.status()
+
+    def cancel_training(self) -> "Gap":
+        """Stop the training in the background; its gap. Raises GapError when none runs."""
+        gap = self.moe.gaps.cancel()
+        if gap is None:
+            raise GapError("no training runs in the background")
+        self._notes.forget()
+        return gap
 
     def offer(self, gap: "Gap") -> None:
         """Once for each gap that evidence has just verified: say what can be done, or ask."""

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 _FENCE = '"""'
 _PROMPT = "> "
 _MORE = "… "
+_REFRESH_SECONDS = 1.0
 
 
 LineReader = Callable[[str], str]
@@ -48,17 +49,22 @@ def _read_fenced(first: str, read_line: LineReader) -> str:
 
 
 def open_reader(
-    history: Path, *, words: Callable[[Sequence[str]], Iterable[str]], interactive: bool
+    history: Path,
+    *,
+    words: Callable[[Sequence[str]], Iterable[str]],
+    status: Callable[[], str],
+    interactive: bool,
 ) -> LineReader:
     """The best reader there is; `words` completes the words typed so far, the last one unfinished.
 
-    Not interactive: plain lines of stdin, no prompt.
+    What `status` says stands at the right of what is typed, where the reader can do that, and is
+    asked for anew every second. Not interactive: plain lines of stdin, no prompt.
     """
     if not interactive:
         return _read_stdin
     if importlib.util.find_spec("prompt_toolkit") is None:
         return input
-    return _prompt_toolkit(private_file(history), words)
+    return _prompt_toolkit(private_file(history), words, status)
 
 
 def _read_stdin(_prompt: str) -> str:
@@ -68,7 +74,9 @@ def _read_stdin(_prompt: str) -> str:
     return line.rstrip("\r\n")
 
 
-def _prompt_toolkit(history: Path, words: Callable[[Sequence[str]], Iterable[str]]) -> LineReader:
+def _prompt_toolkit(
+    history: Path, words: Callable[[Sequence[str]], Iterable[str]], status: Callable[[], str]
+) -> LineReader:
     from prompt_toolkit import PromptSession
     from prompt_toolkit.completion import Completer, Completion
     from prompt_toolkit.history import FileHistory
@@ -85,6 +93,10 @@ def _prompt_toolkit(history: Path, words: Callable[[Sequence[str]], Iterable[str
                 yield Completion(word, start_position=-len(parts[-1]))
 
     session: PromptSession[str] = PromptSession(
-        history=FileHistory(str(history)), completer=Words(), complete_while_typing=False
+        history=FileHistory(str(history)),
+        completer=Words(),
+        complete_while_typing=False,
+        rprompt=status,
+        refresh_interval=_REFRESH_SECONDS,
     )
     return session.prompt

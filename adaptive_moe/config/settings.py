@@ -330,7 +330,7 @@ class TrainingSettings(TeacherSettings):
     worker: Literal["process", "thread"] | None = Field(
         None,
         description="where trainings in the background run; absent: in a process of their own if "
-        "the base is on the CPU and fits twice into the free memory, else in a thread",
+        "the base is on the CPU and a copy of it takes at most half of the free RAM, else a thread",
     )
     prompt_cache_bytes: int = Field(
         512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"

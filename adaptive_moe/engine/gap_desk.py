@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import final
 
-from adaptive_moe.config.settings import GapSettings, TrainingSettings
+from adaptive_moe.config.settings import GapSettings, Settings, TrainingSettings
 from adaptive_moe.engine.events import Answer, TrainingEvent
 from adaptive_moe.engine.gap_training import GapTraining
 from adaptive_moe.engine.gap_worker import GapWorker
@@ -16,10 +16,14 @@ from adaptive_moe.engine.orders import (
     TrainingOrder,
     TrainingOutcome,
 )
+from adaptive_moe.engine.shelf import ExpertShelf
+from adaptive_moe.engine.training_place import TrainingPlace
 from adaptive_moe.errors import GapError, GapStateError
+from adaptive_moe.experts.store import Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import Gap
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
+from adaptive_moe.models.language_model import LanguageModel
 
 
 @final
@@ -129,6 +133,21 @@ class GapDesk:
             self._orders.conclude(gap, chosen, is_live=outcome.is_live, reason=reason)
         return outcome
 
+    def start(self, gap_id: int, data: Sequence[Path | str] | None = None) -> Gap:
+        """Have the worker `fill` a gap behind the answers, and return at once; `events` tell of it.
+
+        Raises GapError where `fill` would find no material, and in a runtime without a worker.
+        """
+        if self._worker is None:
+            raise GapError(f"this runtime trains nothing in the background; fill gap {gap_id}")
+        gap = self.show(gap_id)
+        files = self._orders.material(gap, data)
+        if gap.state is not GapState.QUEUED:
+            reason = "a person asked to fill it"
+            gap = self._detector.transition(gap_id, GapState.QUEUED, reason, by_person=True)
+        self._worker.order(gap, files)
+        return gap
+
     def cancel(self) -> Gap | None:
         """Stop the background training that runs at its next step; its gap, None if none runs.
 
@@ -177,3 +196,46 @@ class GapDesk:
         """Stop a background training at its next step and wait for it; its gap stays queued."""
         if self._worker is not None:
             self._worker.close()
+
+
+def open_gap_desk(
+    detector: GapDetector,
+    grower: Grower,
+    settings: Settings,
+    *,
+    ledger: Path,
+    language_model: LanguageModel,
+    store: Store,
+    shelf: ExpertShelf,
+    judged: Callable[[], None],
+    background: bool,
+) -> GapDesk:
+    """The desk of one runtime, with a worker if `background`; its locks lie beside the ledger."""
+    process_lock = Path(f"{ledger}.training.process.lock")
+    orders = GapTraining(
+        detector,
+        settings.gaps.sources,
+        experts=shelf,
+        lock=Path(f"{ledger}.training.lock"),
+        process_lock=process_lock,
+    )
+    worker = None
+    if background:
+        place = TrainingPlace(grower, language_model, settings, store=store.root, lock=process_lock)
+        worker = GapWorker(
+            detector,
+            orders,
+            place,
+            experts=shelf,
+            stored_bytes=store.stored_bytes,
+            by_itself=settings.gaps.on_verified == "train",
+        )
+    return GapDesk(
+        detector,
+        grower,
+        settings.gaps,
+        settings.training,
+        orders=orders,
+        worker=worker,
+        judged=judged,
+    )

@@ -31,7 +31,10 @@ logger = logging.getLogger(__name__)
 
 @final
 class GapWorker:
-    """The worker of one runtime; the training itself is done by `place`."""
+    """The worker of one runtime; the training itself is done by `place`.
+
+    Unless it works `by_itself` it fills only what a person orders.
+    """
 
     def __init__(
         self,
@@ -41,21 +44,29 @@ class GapWorker:
         *,
         experts: Collection[str],
         stored_bytes: Callable[[], int],
+        by_itself: bool,
     ) -> None:
         self._detector = detector
         self._training = training
         self._place = place
         self._experts = experts
         self._stored_bytes = stored_bytes
+        self._by_itself = by_itself
         self._news = News()
         self._worker = Worker(self._fill_queued)
         self._running: Gap | None = None
         self._cancel = threading.Event()
+        self._ordered: dict[int, tuple[Path, ...]] = {}  # by gap, what a person wants it to learn
         self._cancelled: set[int] = set()  # gaps that are a person's to order again
         self._missing: dict[int, tuple[Path, ...]] = {}  # by gap, files a filling looked for
 
     def wake(self) -> None:
         """There may be a queued gap."""
+        self._worker.wake()
+
+    def order(self, gap: Gap, files: tuple[Path, ...]) -> None:
+        """Fill this queued gap next, from these files, whatever the budget says."""
+        self._ordered[gap.id] = files
         self._worker.wake()
 
     def events(self) -> tuple[TrainingEvent, ...]:
@@ -103,19 +114,29 @@ class GapWorker:
     def _fill_next(self) -> bool:
         """Fill the next queued gap; false when none may start."""
         self._detector.requeue_interrupted()
+        gap = self._next()
+        if gap is None:
+            return False
+        self._cancel.clear()
+        self._running = gap
+        try:
+            self._fill(gap)
+        finally:
+            self._running = None
+        if self._detector.show(gap.id).state is not GapState.QUEUED:
+            self._ordered.pop(gap.id, None)
+        return True
+
+    def _next(self) -> Gap | None:
+        """What a person ordered comes first; then what the budget allows."""
+        ordered = [gap for gap in self._detector.queued() if gap.id in self._ordered]
+        if ordered or not self._by_itself:
+            return ordered[0] if ordered else None
         following = self._detector.next_to_train(
             experts=len(self._experts), stored_bytes=self._stored_bytes()
         )
         logger.info("next training: %s", following.reason)
-        if following.gap is None:
-            return False
-        self._cancel.clear()
-        self._running = following.gap
-        try:
-            self._fill(following.gap)
-        finally:
-            self._running = None
-        return True
+        return following.gap
 
     def _fill(self, gap: Gap) -> None:
         expert = self._training.name_for(gap)
@@ -136,7 +157,7 @@ class GapWorker:
             self._give_up(gap, expert, error)
 
     def _train(self, gap: Gap, expert: str) -> None:
-        files = self._training.material(gap)
+        files = self._ordered.get(gap.id) or self._training.material(gap)
         with self._training.following(gap, expert):
             verdict = self._place.train(
                 expert,

@@ -14,9 +14,7 @@ from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.border import Given, as_batch, checked_prompt, request_of
 from adaptive_moe.engine.events import Answer, Answered, Event, Finished, GapFound
 from adaptive_moe.engine.expert_evaluation import MOST_OTHERS, ExpertEvaluation, ExpertEvaluator
-from adaptive_moe.engine.gap_desk import GapDesk
-from adaptive_moe.engine.gap_training import GapTraining
-from adaptive_moe.engine.gap_worker import GapWorker
+from adaptive_moe.engine.gap_desk import open_gap_desk
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
@@ -30,7 +28,6 @@ from adaptive_moe.engine.routing_misses import RoutingMisses
 from adaptive_moe.engine.shelf import Expert, ExpertShelf
 from adaptive_moe.engine.states import state_reader
 from adaptive_moe.engine.teaching import Teachable
-from adaptive_moe.engine.training_place import TrainingPlace
 from adaptive_moe.errors import ConfigurationError
 from adaptive_moe.experts.adapter_files import export_adapter
 from adaptive_moe.experts.bank import LoraBank
@@ -122,7 +119,17 @@ class AdaptiveMoE(Teachable):
             _learn, self._ledger, self._shelf, self._risk, base_id=language_model.base_id
         )
         self._grower = Grower(self._answerer, store, states, judge)
-        self.gaps = self._gap_desk(detector, ledger, judged=learn, background=background)
+        self.gaps = open_gap_desk(
+            detector,
+            self._grower,
+            settings,
+            ledger=ledger,
+            language_model=language_model,
+            store=store,
+            shelf=self._shelf,
+            judged=learn,
+            background=background,
+        )
         self.router = RouterDesk(self._answerer, settings.router)
         learn()
         self.gaps.resume()
@@ -340,34 +347,6 @@ class AdaptiveMoE(Teachable):
             "peak_rss_bytes": peak_rss_bytes(),
         }
         return figures if device is None else figures | {"device_peak_bytes": device.peak_bytes}
-
-    def _gap_desk(
-        self, detector: GapDetector, ledger: Path, *, judged: Callable[[], None], background: bool
-    ) -> GapDesk:
-        process_lock = Path(f"{ledger}.training.process.lock")
-        gaps, shelf, root = self.settings.gaps, self._shelf, self.store.root
-        orders = GapTraining(
-            detector,
-            gaps.sources,
-            experts=shelf,
-            lock=Path(f"{ledger}.training.lock"),
-            process_lock=process_lock,
-        )
-        place = TrainingPlace(
-            self._grower, self.language_model, self.settings, store=root, lock=process_lock
-        )
-        worker = GapWorker(
-            detector, orders, place, experts=shelf, stored_bytes=self.store.stored_bytes
-        )
-        return GapDesk(
-            detector,
-            self._grower,
-            gaps,
-            self.settings.training,
-            orders=orders,
-            worker=worker if background else None,
-            judged=judged,
-        )
 
     def _topic_radius(self) -> float | None:
         """How wide topics are, as far as the router in service knows."""

@@ -26,7 +26,7 @@ from adaptive_moe.engine.training_lines import (
 )
 from adaptive_moe.errors import AdaptiveMoEError
 
-_NICENESS = 10
+_NICENESS = 5  # where both want a core, the conversation gets three quarters of it
 _EXPENDABLE = "500"  # of 1000: when memory runs out the kernel takes this before the conversation
 _BRIEFLY_SECONDS = 60.0  # for an earlier process, whose runtime died, to write its checkpoint
 

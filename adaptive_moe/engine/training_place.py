@@ -7,7 +7,7 @@ from typing import final
 
 import torch
 
-from adaptive_moe.config.settings import Settings
+from adaptive_moe.config.settings import MIB, Settings
 from adaptive_moe.engine.events import ExpertReady
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.orders import Listener, TrainingOrder
@@ -16,7 +16,8 @@ from adaptive_moe.engine.training_lines import Job
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.memory import free_bytes, resident_bytes
 
-_MEMORY_SHARE = 0.5  # of what is free, for a second copy of the base; a training needs the rest
+_MEMORY_SHARE = 0.5  # of what is free, for the process; the training itself needs the rest
+_PROCESS_BYTES = 512 * MIB  # of interpreter and libraries, beside the second copy of the base
 _THREAD_SHARE = 2  # a process takes one of so many of our threads, and leaves the others
 
 logger = logging.getLogger(__name__)
@@ -99,4 +100,5 @@ def _is_wanted_apart(worker: str | None, language_model: LanguageModel) -> bool:
     if language_model.device.type != "cpu":
         return False
     free = free_bytes()
-    return free is None or resident_bytes(language_model.model) <= _MEMORY_SHARE * free
+    needed = resident_bytes(language_model.model) + _PROCESS_BYTES
+    return free is None or needed <= _MEMORY_SHARE * free

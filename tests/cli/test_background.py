@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from adaptive_moe.cli.chat_commands import obey
 from adaptive_moe.cli.conversation import Conversation
 from adaptive_moe.cli.terminal import Terminal
 from adaptive_moe.config.settings import GapSettings, Settings
-from adaptive_moe.engine.events import ExpertReady, Finished, GapFound, TeacherStep, TrainingStep
+from adaptive_moe.engine.events import (
+    ExpertReady,
+    Finished,
+    GapFound,
+    TeacherStep,
+    TrainingFailed,
+    TrainingStep,
+)
 from adaptive_moe.engine.orders import TrainingEstimate
 from adaptive_moe.engine.runtime import LEDGER_FILE
 from adaptive_moe.errors import GapError
@@ -61,7 +69,7 @@ class Speaker:
             raise self.verdict
         return ESTIMATE
 
-    def fill(self, gap_id, data, *, listener, cancelled):
+    def start(self, gap_id, data):
         self.filled.append((gap_id, data))
         raise GapError("far enough for this test")
 
@@ -193,3 +201,51 @@ def test_chat_asks_unless_told_otherwise(tmp_path, options, told):
     assert "is now verified" in done.stderr
     assert told in done.stderr
     assert not any((tmp_path / "s").glob("objects/*"))
+
+
+def talking(tmp_path, desk):
+    screen = io.StringIO()
+    console = Console(file=screen, markup=False, emoji=False, highlight=False, width=300)
+    terminal = Terminal(Settings(), as_json=False, debug=False, out=console, err=console)
+    return Conversation(terminal, desk, tmp_path, route="auto", interactive=True), screen
+
+
+class Desk:
+    """A gap desk with a training of which it tells what it is given."""
+
+    def __init__(self, *told, running=None):
+        self.told, self.gaps, self.running = list(told), self, running
+
+    def events(self):
+        told, self.told = tuple(self.told), []
+        return told
+
+    def cancel(self):
+        return self.running
+
+
+def test_beside_the_prompt_stands_how_far_a_training_is(tmp_path):
+    step = TrainingStep("lights", TrainingProgress(120, 800, 1.5, 900.0, 75.0, 1e-3))
+    desk = Desk(step)
+    talk, screen = talking(tmp_path, desk)
+    assert talk.status() == "lights 120/800 1:15 left"
+    assert talk.status() == "lights 120/800 1:15 left"  # also while nothing new is told
+    talk.tell_news()
+    assert screen.getvalue().count("training lights 120/800") == 1
+    desk.told = [TrainingFailed("lights", "its process was killed by signal 9 after step 120")]
+    assert talk.status() == "training of lights ended"
+    talk.tell_news()
+    assert "The training of lights ended: its process was killed by signal 9" in screen.getvalue()
+    assert talk.status() == ""
+
+
+def test_cancel_stops_what_runs_and_says_how_it_goes_on(tmp_path, verified):
+    step = TrainingStep("lights", TrainingProgress(120, 800, 1.5, 900.0, 75.0, 1e-3))
+    talk, screen = talking(tmp_path, Desk(step, running=verified))
+    assert talk.status()
+    obey(talk, "/cancel")
+    assert f"`gaps fill {verified.id}` goes on from its checkpoint" in screen.getvalue()
+    assert talk.status() == ""
+    talk, _ = talking(tmp_path, Desk())
+    with pytest.raises(GapError, match="no training runs"):
+        obey(talk, "/cancel")
