@@ -37,10 +37,7 @@ class News:
         return events
 
 
-def _goes_on_from(
-    last: TeacherStep | TrainingStep | ExpertReady | None,
-    event: TeacherStep | TrainingStep | ExpertReady,
-) -> bool:
+def _goes_on_from(last: TrainingEvent | None, event: TrainingEvent) -> bool:
     """Whether `event` says all that `last` did."""
     if isinstance(event, TrainingStep) and isinstance(last, TrainingStep):
         return event.expert == last.expert

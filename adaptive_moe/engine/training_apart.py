@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, final
 
 from adaptive_moe import errors
-from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 from adaptive_moe.engine.orders import Listener
 from adaptive_moe.engine.training_lines import Evaluating, Failed, Job, Unfit, read_line
 from adaptive_moe.errors import (
@@ -64,8 +64,8 @@ def train_apart(
     with _watched(job) as watched:
         for line in watched.lines(cancelled):
             message = read_line(line)
-            if isinstance(message, TrainingStep):
-                watched.step = message
+            if isinstance(message, TeacherStep | TrainingStep):
+                watched.step = message if isinstance(message, TrainingStep) else None
                 listener(message)
             elif isinstance(message, Evaluating):
                 evaluating()

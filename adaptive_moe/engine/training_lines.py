@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from adaptive_moe.config.settings import Section, Settings
-from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 from adaptive_moe.errors import TrainingProcessError
 
 _SHOWN = 200  # characters of a line that is none of ours
@@ -48,12 +48,12 @@ class Failed:
     message: str
 
 
-Message = TrainingStep | ExpertReady | Evaluating | Unfit | Failed
+Message = TeacherStep | TrainingStep | ExpertReady | Evaluating | Unfit | Failed
 """What the process says; the last one is `ExpertReady`, `Unfit` or `Failed`."""
 
 _KINDS: Mapping[str, TypeAdapter[Message]] = {
     kind.__name__: TypeAdapter(kind)
-    for kind in (TrainingStep, ExpertReady, Evaluating, Unfit, Failed)
+    for kind in (TeacherStep, TrainingStep, ExpertReady, Evaluating, Unfit, Failed)
 }
 
 

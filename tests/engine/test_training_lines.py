@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from adaptive_moe.config.settings import GapSettings
-from adaptive_moe.engine.events import ExpertReady, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, TeacherStep, TrainingStep
 from adaptive_moe.engine.gap_training import BusyError, GapTraining, has_crashed
 from adaptive_moe.engine.training_lines import Evaluating, Failed, Unfit, read_line, write_line
 from adaptive_moe.errors import TrainingProcessError
@@ -24,7 +24,14 @@ STEP = TrainingStep("lights", TrainingProgress(3, 800, 1.5, 900.0, 75.0, 1e-3, N
 
 @pytest.mark.parametrize(
     "message",
-    [STEP, ExpertReady("lights", 2, "active", "ü\n"), Evaluating(), Unfit("x"), Failed("A", "b")],
+    [
+        STEP,
+        TeacherStep("me", 1, 9),
+        ExpertReady("lights", 2, "active", "ü\n"),
+        Evaluating(),
+        Unfit("x"),
+        Failed("A", "b"),
+    ],
     ids=lambda message: type(message).__name__,
 )
 def test_a_message_arrives_as_it_was_sent_on_one_line(message):
