@@ -1,42 +1,35 @@
 """The one home of every setting: its type, default, unit and range."""
 
-import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    field_validator,
-    model_validator,
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+
+from adaptive_moe.config.section import GIB, MIB, PositiveInt, Probability, Section
+from adaptive_moe.config.training_settings import (
+    FilterName,
+    RankStrategy,
+    TeacherSettings,
+    TrainingSettings,
 )
 
-MIB = 1024 * 1024
-GIB = 1024 * MIB
-
-_LARGEST_RANK = 128
-_LOCAL_TEACHER = re.compile(r"model:\S.*")
-_SERVICE = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
-
-Probability = Annotated[float, Field(ge=0.0, le=1.0)]
-PositiveInt = Annotated[int, Field(ge=1)]
-RankStrategy = Literal[
-    "fixed",
-    "linear_decay",
-    "linear_growth",
-    "attention_heavy",
-    "mlp_heavy",
-    "random",
-    "gradient",
-    "empirical",  # another name for gradient
-    "eva",
-    "truncate",
+__all__ = [
+    "GIB",
+    "MIB",
+    "BaseModelSettings",
+    "CacheSettings",
+    "FilterName",
+    "GapSettings",
+    "GenerationSettings",
+    "LoggingSettings",
+    "RankStrategy",
+    "RouterSettings",
+    "Section",
+    "Settings",
+    "TeacherSettings",
+    "TrainingSettings",
 ]
-FilterName = Literal["length", "encoding", "repetition", "refusal", "secrets", "language"]
+
 _DTYPES: dict[object, str | None] = {
     "auto": None,
     "fp32": "float32",
@@ -56,37 +49,6 @@ def _as_several(value: object) -> object:
     if isinstance(value, str) and value.startswith(("[", "{")):
         raise ValueError("this is no list; write one path, or a list such as [notes, facts.md]")
     return (value,) if value else ()
-
-
-def _all_or_several(value: object) -> object:
-    """One name is a list of one. Said here, as the union would name the types inside it."""
-    names = (value,) if isinstance(value, str) else value
-    if value == "all":
-        return value
-    if isinstance(names, list | tuple) and all(_is_name(name) for name in names):
-        return tuple(names)
-    raise ValueError("write all, or the ends of layer names, e.g. [q_proj, v_proj]")
-
-
-def _filters(value: object) -> object:
-    """One name is a list of one; a wrong one is told with those that there are."""
-    if value in ("all", "none"):
-        return value
-    names = (value,) if isinstance(value, str) else value
-    known = get_args(FilterName)
-    if isinstance(names, list | tuple) and names and all(name in known for name in names):
-        return tuple(names)
-    raise ValueError(f"write all, none, or some of {', '.join(known)}")
-
-
-def _is_name(value: object) -> bool:
-    return isinstance(value, str) and value != "" and not value.startswith(("[", "{"))
-
-
-class Section(BaseModel):
-    """Frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class BaseModelSettings(Section):
@@ -213,153 +175,6 @@ class GapSettings(Section):
         10 * GIB, ge=0, description="bytes of experts on the disk from which no gap is filled"
     )
     ledger: Path | None = Field(None, description="SQLite file; absent: beside the expert store")
-
-
-class TeacherSettings(Section):
-    """Who writes training examples from documents, beside the rules that always do."""
-
-    teacher: str | None = Field(
-        None,
-        description="base, model:ID (a folder or hub id), or the http(s) URL of a service that "
-        "speaks OpenAI's chat completions, e.g. http://localhost:8000/v1; absent: rules alone",
-    )
-    teacher_model: str | None = Field(None, description="name of the model at that URL")
-    teacher_key: str | None = Field(
-        None, description="name of the environment variable that holds the service's key"
-    )
-    teacher_timeout_seconds: float = Field(60.0, gt=0.0, description="of one request")
-    teacher_retries: int = Field(
-        4, ge=0, le=16, description="further tries where the service is busy or out of reach"
-    )
-    teacher_concurrency: int = Field(4, ge=1, le=64, description="requests under way at once")
-    teacher_max_tokens: PositiveInt = Field(512, description="tokens; the longest reply")
-    teacher_temperature: float = Field(
-        0.0, ge=0.0, le=2.0, description="0 is greedy; above, drawn with training.seed"
-    )
-    teacher_round_trip: bool | None = Field(
-        None,
-        description="keep only what the teacher answers alike when it is asked again; absent: "
-        "for base alone",
-    )
-
-    @field_validator("teacher")
-    @classmethod
-    def _is_a_teacher(cls, teacher: str | None) -> str | None:
-        if teacher is None or teacher == "base" or _LOCAL_TEACHER.fullmatch(teacher):
-            return teacher
-        if not _SERVICE.fullmatch(teacher):
-            raise ValueError(
-                "write base, model:ID, or the URL of a service such as http://localhost:8000/v1, "
-                "without a user, a password, ? or #; the key goes into an environment variable, "
-                "whose name goes into training.teacher_key"
-            )
-        return teacher.rstrip("/")
-
-    @field_validator("teacher_key")
-    @classmethod
-    def _is_a_name(cls, name: str | None) -> str | None:
-        # Somebody will write the key itself here, and settings are shown.
-        if name is not None and not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            raise ValueError("write the name of an environment variable, such as TEACHER_KEY")
-        return name
-
-    @model_validator(mode="after")
-    def _names_the_model(self) -> "TeacherSettings":
-        if (self.teacher or "").startswith("http") and not self.teacher_model:
-            raise ValueError("training.teacher is a URL; name the model in training.teacher_model")
-        return self
-
-
-class TrainingSettings(TeacherSettings):
-    """How an expert is trained."""
-
-    ranks: RankStrategy = Field("fixed", description="how ranks are shared out over the layers")
-    rank: int = Field(8, ge=1, le=128, description="reference rank r0; the budget is r0 everywhere")
-    budget: Literal["rank", "auto"] = Field(
-        "rank", description="auto: r0 is what the answers need, at 2 bits a parameter, not rank"
-    )
-    auto_ranks: tuple[int, int] = Field((2, 64), description="least and greatest r0 of that")
-    scaling: Literal["rslora", "alpha_over_r", "const"] = Field(
-        "rslora", description="alpha/sqrt(r), alpha/r or alpha; written out per module"
-    )
-    alpha: float = Field(16.0, gt=0.0, description="LoRA alpha")
-    targets: Annotated[Literal["all"] | tuple[str, ...], BeforeValidator(_all_or_several)] = Field(
-        "all", description="linear layers to adapt: all, or name suffixes"
-    )
-    upper_share: float = Field(
-        1.0, gt=0.0, le=1.0, description="share of the decoder blocks, from the top, to adapt"
-    )
-    activation: Literal["answer", "prompt"] = Field(
-        "answer", description="answer: LoRA from the generation header on, so prompt KV is shared"
-    )
-    # Measured on the pocket model: about 100 facts need 600 to 800 steps of 32, 70 CPU ms each.
-    max_steps: PositiveInt = Field(800, description="optimiser steps at most")
-    batch_size: PositiveInt = Field(32, description="examples in one optimiser step")
-    micro_batch_size: PositiveInt = Field(32, description="examples in one forward pass at most")
-    gradient_checkpointing: bool = Field(
-        False,
-        description="keep only what enters each block for the gradients, and compute the rest "
-        "again: less memory, a third more time; done anyway where one example does not fit",
-    )
-    # Measured there at 400 steps: 2e-3 to 4e-3 alike, 1e-2 does not learn.
-    learning_rate: float = Field(3e-3, gt=0.0, le=1.0, description="peak, decays linearly to 5 %")
-    warmup_steps: int = Field(10, ge=0, description="optimiser steps of linear warm-up")
-    weight_decay: float = Field(0.0, ge=0.0, description="AdamW")
-    clip_norm: float = Field(1.0, gt=0.0, description="gradient norm")
-    evaluate_every: PositiveInt = Field(80, description="steps between held-out evaluations")
-    patience: PositiveInt = Field(4, description="evaluations without gain before stopping")
-    split: Literal["auto", "recall", "generalise"] = Field(
-        "auto", description="recall for documents of facts, generalise for example files"
-    )
-    held_out_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of rows held out")
-    mix: tuple[PositiveFloat, NonNegativeFloat, NonNegativeFloat] = Field(
-        (1.0, 0.0, 0.0),
-        description="rows of new material : known prompts : texts the base says unprompted, both "
-        "with its own answers; e.g. [6, 3, 1] where an expert is to be asked about anything",
-    )
-    filters: Annotated[
-        Literal["all", "none"] | tuple[FilterName, ...], BeforeValidator(_filters)
-    ] = Field(
-        "all",
-        description="what drops rows: all, none, or some of length, encoding, repetition, refusal, "
-        "secrets, language",
-    )
-    min_examples: PositiveInt = Field(16, description="fewer usable rows are refused")
-    # A process leaves the answers their lock and half of the cores, and the kernel may take it
-    # alone; it holds the base a second time, which on an accelerator is seldom affordable.
-    worker: Literal["process", "thread"] | None = Field(
-        None,
-        description="where trainings in the background run; absent: in a process of their own if "
-        "the base is on the CPU and a copy of it takes at most half of the free RAM, else a thread",
-    )
-    prompt_cache_bytes: int = Field(
-        512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
-    )
-    checkpoint_every: PositiveInt = Field(50, description="steps between resumable checkpoints")
-    guard_prompts: int = Field(
-        1500, ge=0, description="prompts on which nothing may get worse; 0 leaves them out"
-    )
-    guard: Path | None = Field(
-        None, description="JSON lines of prompt/answer that the base gets right"
-    )
-    max_guard_loss: Probability = Field(0.01, description="upper 95 % bound of the loss, fraction")
-    general_text: Path | None = Field(
-        None, description="text that must not be forgotten: paragraphs parted by empty lines"
-    )
-    max_forgetting: float = Field(
-        0.02, ge=0.0, description="nats per token that it may lose, surely, as routed"
-    )
-    max_miscalibration: Probability = Field(
-        0.1, description="how much further off stated probabilities may be, surely, than before"
-    )
-    seed: int = Field(0, ge=0, description="of initialisation, order and synthesis")
-
-    @field_validator("auto_ranks")
-    @classmethod
-    def _are_ranks(cls, bounds: tuple[int, int]) -> tuple[int, int]:
-        if not 1 <= bounds[0] <= bounds[1] <= _LARGEST_RANK:
-            raise ValueError(f"{bounds[0]} to {bounds[1]}: give two ranks from 1 to 128, rising")
-        return bounds
 
 
 class LoggingSettings(Section):
