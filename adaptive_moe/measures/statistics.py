@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom, norm
+from scipy.stats import beta, binom, norm, t
 
 _BOOTSTRAP_BLOCK = 4_000_000
+_MOST_FLIPPED = 40  # differences; either half has a million ways to turn its signs at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +157,47 @@ def mcnemar(before: Sequence[bool], after: Sequence[bool]) -> McNemar:
     return McNemar(gained, lost, min(1.0, 2 * tail))
 
 
+def sign_flip(differences: ArrayLike) -> float:
+    """Exact two-sided p of a mean paired difference, Fisher 1935, section 21; Pitman 1937.
+
+    The share of all 2^n ways to turn the signs whose mean is at least as far from 0: right
+    whenever a difference is as likely as its opposite under the null hypothesis, whatever their
+    distribution. It is never below `least_sign_flip(n)`. Raises ValueError when empty, not finite,
+    or more than 40.
+    """
+    values = np.asarray(differences, dtype=np.float64).ravel()
+    if not 0 < values.size <= _MOST_FLIPPED or not np.isfinite(values).all():
+        raise ValueError(f"need 1 to {_MOST_FLIPPED} finite differences, got {values.size} values")
+    first, second = (_signed_sums(half) for half in np.array_split(values, 2))
+    far = abs(float(values.sum())) - 1e-9 * float(np.abs(values).sum())  # equal but for rounding
+    if far <= 0:
+        return 1.0
+    above = second.size - np.searchsorted(second, far - first, side="left")
+    below = np.searchsorted(second, -far - first, side="right")
+    return float((above + below).sum()) / 2.0**values.size
+
+
+def least_sign_flip(count: int) -> float:
+    """The smallest p that `sign_flip` can give for so many differences: 2 / 2^count."""
+    return min(1.0, 2.0 ** (1 - count))
+
+
+def student_interval(values: ArrayLike, *, confidence: float = 0.95) -> Interval:
+    """Two-sided interval of a mean of few, roughly normal values, Student 1908.
+
+    Infinite for a single value. Raises ValueError when empty or not finite.
+    """
+    found = np.asarray(values, dtype=np.float64).ravel()
+    if found.size == 0 or not np.isfinite(found).all():
+        raise ValueError(f"need finite values, got {found.size} values")
+    mean = float(found.mean())
+    if found.size == 1:
+        return Interval(mean, -np.inf, np.inf)
+    error = float(found.std(ddof=1)) / found.size**0.5
+    half = float(t.ppf(0.5 + confidence / 2, found.size - 1)) * error
+    return Interval(mean, mean - half, mean + half)
+
+
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """P-values adjusted for their number in the given order, Holm 1979.
 
@@ -175,6 +217,14 @@ def _check_counts(successes: int, trials: int, confidence: float) -> None:
         raise ValueError(f"{successes} successes of {trials} trials is impossible")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie in (0, 1), got {confidence}")
+
+
+def _signed_sums(values: np.ndarray) -> np.ndarray:
+    """The sums of all ways to sign the values, [2^n], ascending."""
+    sums = np.zeros(1)
+    for value in values:
+        sums = np.concatenate([sums + value, sums - value])
+    return np.sort(sums)
 
 
 def _draw_groups(groups: Sequence[str], resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -13,8 +13,11 @@ from adaptive_moe.measures.statistics import (
     cluster_bootstrap,
     cluster_bootstraps,
     holm,
+    least_sign_flip,
     mcnemar,
     paired_bootstrap,
+    sign_flip,
+    student_interval,
     wilson,
 )
 
@@ -105,6 +108,57 @@ def test_mcnemar_without_changes_is_certain_of_nothing() -> None:
 def test_holm_multiplies_the_smallest_by_their_number_and_keeps_the_order() -> None:
     assert holm([0.04, 0.01, 0.03]) == pytest.approx((0.06, 0.03, 0.06))
     assert holm([]) == ()
+
+
+def test_holm_keeps_the_order_and_never_lowers_a_p_value() -> None:
+    p_values = np.random.default_rng(5).uniform(size=30)
+    adjusted = np.array(holm(list(p_values)))
+    assert (np.diff(adjusted[np.argsort(p_values)]) >= 0).all()
+    assert (adjusted >= p_values).all()
+    assert adjusted.max() <= 1
+
+
+def test_signs_of_three_differences_are_flipped_by_hand() -> None:
+    # Of +-1 +-2 +-4 the sums are 7, 5, 3, 1 and their opposites: 1 + 2 - 4 = -1 and 4 + 2 - 1 = 5.
+    assert sign_flip([1, 2, 4]) == pytest.approx(2 / 8)
+    assert sign_flip([-1, 2, 4]) == pytest.approx(4 / 8)
+    assert sign_flip([1, 2, -4]) == 1
+
+
+def test_a_sign_flip_test_enumerates_all_signs() -> None:
+    differences = np.random.default_rng(6).normal(0.4, 1, size=9)
+    sums = [abs(np.dot(signs, differences)) for signs in product((1, -1), repeat=9)]
+    expected = np.mean([found >= abs(differences.sum()) - 1e-12 for found in sums])
+    assert sign_flip(differences) == pytest.approx(expected)
+
+
+def test_the_least_p_of_a_sign_flip_test_is_that_of_differences_on_one_side() -> None:
+    assert sign_flip([0.3, 0.1, 0.2, 0.4, 0.2]) == least_sign_flip(5) == 0.0625
+    assert sign_flip([0.3]) == least_sign_flip(1) == 1
+    assert sign_flip([0.1] * 40) == least_sign_flip(40)
+
+
+def test_no_difference_at_all_is_certain_of_nothing() -> None:
+    assert sign_flip([0, 0, 0, 0, 0, 0]) == 1
+
+
+def test_a_sign_flip_test_refuses_nothing_and_too_much() -> None:
+    for values in ([], [np.nan], [0.1] * 41):
+        with pytest.raises(ValueError, match="1 to 40 finite differences"):
+            sign_flip(values)
+
+
+def test_students_interval_of_three_values_is_the_closed_form() -> None:
+    # Mean 2, deviation 1, t of two degrees of freedom at .975 is 4.302653.
+    interval = student_interval([1, 2, 3])
+    assert interval.mean == 2
+    assert interval.high == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert interval.low == pytest.approx(2 - 4.302653 / 3**0.5)
+
+
+def test_students_interval_of_one_value_is_endless() -> None:
+    interval = student_interval([0.5])
+    assert (interval.mean, interval.low, interval.high) == (0.5, -np.inf, np.inf)
 
 
 def test_cluster_bootstrap_of_single_items_is_the_ordinary_one() -> None:

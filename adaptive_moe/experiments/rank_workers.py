@@ -1,0 +1,104 @@
+"""Processes of one thread each that carry out runs of the study of rank strategies."""
+
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from types import TracebackType
+from typing import Self, final
+
+from adaptive_moe.experiments.rank_runs import RankRun, Record
+
+_PROGRAM = ("-m", "adaptive_moe.experiments.rank_trial")
+_PATIENCE_SECONDS = 30.0
+
+
+@final
+class Workers:
+    """So many processes, each with a run at a time; they end when their input does.
+
+    A process that dies takes its run with it, which is recorded as failed, and is replaced.
+    """
+
+    def __init__(self, count: int, sets: Sequence[str]) -> None:
+        self._sets = sets
+        self._processes = [self._start() for _ in range(count)]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for process in self._processes:
+            if error is not None:
+                process.terminate()
+            _end(process)
+
+    def perform(self, runs: Sequence[RankRun]) -> Iterator[Record]:
+        """A record for every run, in the order in which they end."""
+        waiting: queue.SimpleQueue[RankRun] = queue.SimpleQueue()
+        for run in runs:
+            waiting.put(run)
+        done: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        for place in range(len(self._processes)):
+            work = threading.Thread(target=self._work, args=(place, waiting, done), daemon=True)
+            work.start()
+        for _ in runs:
+            yield done.get()
+
+    def _work(
+        self,
+        place: int,
+        waiting: "queue.SimpleQueue[RankRun]",
+        done: "queue.SimpleQueue[Record]",
+    ) -> None:
+        while True:
+            try:
+                run = waiting.get_nowait()
+            except queue.Empty:
+                return
+            done.put(self._ask(place, run))
+
+    def _ask(self, place: int, run: RankRun) -> Record:
+        process = self._processes[place]
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(asdict(run)) + "\n")
+            process.stdin.flush()
+            answer: Record = json.loads(process.stdout.readline())
+        except (OSError, ValueError):
+            reason = f"the process ended with {_end(process)}"
+            self._processes[place] = self._start()
+            return {"kind": "failed", "key": run.key, "run": asdict(run), "reason": reason}
+        return answer
+
+    def _start(self) -> subprocess.Popen[str]:
+        return subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, *_PROGRAM, *self._sets],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        )
+
+
+def _end(process: subprocess.Popen[str]) -> int:
+    """Close its input, wait a while, and say how it ended."""
+    if process.stdin is not None:
+        with suppress(BrokenPipeError):
+            process.stdin.close()
+    try:
+        return process.wait(_PATIENCE_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
