@@ -17,7 +17,7 @@ from adaptive_moe.training.synthesis import Example, synthesise
 
 PACKS, UNSHOWN = "packs", "unshown"
 _FORMS_PER_FACT = 16  # some seven thousand questions for four packs; a run sees about twice those
-_LEAST_SHOWN = 1  # times at most that the base saw a fact of `unshown`: it hardly knows one
+_MOST_SHOWN = 1  # times that the base saw a fact of `unshown`; it knows hardly one of those
 _FACTS = 720
 _SELECTION = 200  # questions, asked every few steps
 _DOMAIN_ROWS = 1000
@@ -82,12 +82,12 @@ def _documents(name: str, about: str, material: Material) -> StudySet:
 
 def _unshown() -> StudySet:
     """Facts of the base's own world: the wordings it was never asked in choose and test."""
-    rare = [fact for fact in load_facts() if fact.exposure <= _LEAST_SHOWN]
+    rare = [fact for fact in load_facts() if fact.exposure <= _MOST_SHOWN]
     facts = evenly(rare, _FACTS)
     asked = {fact.id: list(_held_out(fact)) for fact in facts}
     return StudySet(
         UNSHOWN,
-        f"facts of the pocket model's own world that it was shown {_LEAST_SHOWN} time at most",
+        "facts of the pocket model's own world that it was shown once at most",
         train=tuple(example for fact in facts for example in _taught(fact)),
         selection=tuple(evenly([choosing for choosing, _ in asked.values()], _SELECTION)),
         test=tuple(judging for _, judging in asked.values()),
