@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: pocket demo test test-all check format golden transcript bench decisions training clean
+.PHONY: pocket demo test test-all check format golden transcript bench decisions training ranks clean
 
 # torch comes first and alone: other packages would pull a build of several gigabytes.
 .venv/installed: pyproject.toml constraints.txt
@@ -78,6 +78,14 @@ training: .venv/installed
 	mkdir -p build
 	$(BIN)/python benchmarks/training.py > build/training.json
 	$(BIN)/python -m adaptive_moe.experiments.training_page build/training.json docs/training.md
+
+# Compare rank strategies and write docs/ranks.md (over an hour on two cores). Stopped and started
+# again, it goes on with the runs that build/ranks.jsonl lacks.
+RANKS_OPTIONS ?= --workers 2
+ranks: .venv/installed
+	mkdir -p build
+	$(BIN)/python benchmarks/ranks.py build/ranks.jsonl $(RANKS_OPTIONS)
+	$(BIN)/python -m adaptive_moe.experiments.ranks_page build/ranks.jsonl docs/ranks.md
 
 # Rebuild the pocket model and its router from the facts (about an hour on two cores).
 pocket: .venv/installed
