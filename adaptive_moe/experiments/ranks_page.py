@@ -112,10 +112,11 @@ def _run_times(done: Sequence[Record]) -> str:
     seconds = [float(found["seconds"]) for found in done]
     others = [float(found["others"]) for found in done if found["others"] is not None]
     busy = f"; others kept {np.median(others):.1f} processors busy (median)" if others else ""
-    longest = sum(each > _MOST_SECONDS for each in seconds)
+    worked = np.median([float(found["processor_seconds"]) for found in done])
+    longer = sum(each > _MOST_SECONDS for each in seconds)
     return (
-        f"{len(done)}, {np.median(seconds):.0f} s each (median), {max(seconds):.0f} s at most, "
-        f"{longest} took more than {_MOST_SECONDS:.0f} s{busy}"
+        f"{len(done)}, {np.median(seconds):.0f} s each (median), {worked:.0f} s of a processor; "
+        f"{longer} took more than {_MOST_SECONDS:.0f} s{busy}"
     )
 
 

@@ -192,6 +192,17 @@ def test_every_unshown_fact_is_taught_in_words_that_test_nothing():
     assert len(set(asked)) == len(asked)
 
 
+def test_rows_of_an_external_folder_are_taught_as_they_stand_and_asked_in_other_words(tmp_path):
+    rows = [{"prompt": f"Name the port of ship {n}.", "response": f"port {n}"} for n in range(40)]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = load_set(f"ports={tmp_path}")
+    assert found.name == "ports"
+    assert [each.prompt[0][1] for each in found.train] == [row["prompt"] for row in rows]
+    assert len({each.fact for each in (*found.selection, *found.test)}) == 40
+    assert not {each.fact for each in found.selection} & {each.fact for each in found.test}
+    assert "I would like to know this. name the port of ship" in found.test[0].prompt[0][1]
+
+
 @pytest.mark.slow
 def test_every_fact_of_the_packs_is_taught_and_tested():
     found = load_set("packs")
