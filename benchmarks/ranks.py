@@ -24,6 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         reference_rank=options.rank,
         steps=options.steps,
         seeds=tuple(range(1, options.seeds + 1)),
+        rates=tuple(sorted(options.rates)),
     )
     words = [*(options.set or (PACKS, UNSHOWN)), *options.domain]
     sets = [load_set(word) for word in words]
@@ -47,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
     parser.add_argument("--rank", type=int, default=_USUAL.reference_rank)
     parser.add_argument("--steps", type=int, default=_USUAL.steps)
+    parser.add_argument(
+        "--rates", type=float, nargs="+", default=_USUAL.rates, help="learning rates to choose of"
+    )
     parser.add_argument("--seeds", type=int, default=len(_USUAL.seeds))
     return parser
 

@@ -70,6 +70,8 @@ def _too_few(found: Sequence[Comparison], arms: int) -> str:
 
 def _resolution(found: Sequence[Comparison]) -> str:
     pairs = min(each.pairs for each in found)
+    if pairs == 1:
+        return "One pair says nothing about how far chance alone would part two arms."
     halves = [(each.exact.high - each.exact.low) / 2 for each in found]
     return (
         f"With {pairs} pairs the least p that is possible is {least_adjusted(pairs, 1):.2g}, after "
@@ -81,6 +83,8 @@ def _resolution(found: Sequence[Comparison]) -> str:
 def _against_control(found: Sequence[Comparison]) -> str:
     wins, losses = _having(found, "win"), _having(found, "loss")
     worse = f" Worse than it: {_names(losses)}." if losses else ""
+    if _having(found, "too few pairs"):
+        return f"Nor is it decided whether any arm beats `{CONTROL}`, the control.{worse}"
     if not wins:
         return (
             f"None beats `{CONTROL}`, the control whose ranks are drawn anew for every seed: that "
@@ -109,17 +113,19 @@ def method(plan: RankPlan) -> str:
     small, great = plan.floor_ranks
     return f"""\
 Does it matter where an expert's parameters lie? Every arm trains on the pocket model with exactly
-the parameters of rank {plan.reference_rank} everywhere, read back from the trained factors; with
-the same examples, the same {plan.steps} steps of 32, and, seed by seed, in the same order.
+the parameters of rank {plan.reference_rank} everywhere, read back from the trained factors; it
+takes the same {plan.steps} steps of 32 examples and, seed by seed, the same examples in each.
 
 * **Sides.** Every fact is taught in many wordings. Some held-out wordings choose a run's best
   weights, looked at every 80 steps, and its arm's rate. Others, one a fact, are asked once, of the
   finished run; nothing is chosen by them. An answer is right if greedy decoding gives exactly it.
-* **Noise floor.** Uniform rank {small} and {great} on {len(plan.floor_seeds)} seeds, both at rate
-  {plan.floor_rate:g}. The floor is what 95 % of two runs differ by that differ in their seed alone:
-  t * sqrt(2) * the deviation between seeds, pooled over both ranks. A set on which so many more
-  parameters change less than a seed does cannot tell where they lie, and is left out.
-* **Rates.** Of every arm and set on one seed that is used for nothing else.
+* **Noise floor.** Uniform rank {small} and {great} on {len(plan.floor_seeds)} seeds, at a rate of
+  {plan.floor_rate:g}. The floor is the limit that 95 % of the differences keep between two runs
+  unlike in nothing but the seed: t * sqrt(2) * the deviation between seeds, pooled over both ranks.
+  A set on which so many more parameters change less than a seed does cannot tell where they lie,
+  and is left out.
+* **Rates.** Chosen for every arm and set on one seed that is used for nothing else. One seed also
+  means one draw of the ranks of `{CONTROL}`.
 * **Seeds.** A seed draws the factors, the order of examples, the ranks of `{CONTROL}` and the
   calibration batch of `gradient`. Facts, wordings and sides are the same for all.
 * **Test.** A pair is an arm and what it is compared with on one set and seed. The facts of a run

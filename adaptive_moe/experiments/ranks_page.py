@@ -152,7 +152,11 @@ def _rates(plan: RankPlan, sets: Sequence[SetFindings]) -> str:
     table = _table(("", *(each.name for each in used)), rows)
     tried = _listed(f"{rate:g}" for rate in plan.rates)
     edge = any(choice.is_edge for each in used for choice in each.rates.values())
-    told = " An asterisk: the least or greatest, so a better one may lie beyond." if edge else ""
+    told = (
+        " An asterisk: the least or greatest, so a better one may lie beyond; `--rates` tries more."
+        if edge
+        else ""
+    )
     return (
         f"{table}\n\nTried were {tried}, each once, with seed {plan.sweep_seed}; beside the rate "
         f"are the exact answers on the selection side.{told}"

@@ -60,6 +60,7 @@ def test_a_line_that_was_torn_by_a_kill_is_run_again(tmp_path):
     path.write_bytes(path.read_bytes()[:-9])
     study(path, bench)
     assert len(bench.asked) == 1
+    assert [each["kind"] for each in read_records(path)].count("start") == 2
     assert len(outcomes(read_records(path))) == 2 * (FLOOR + SWEEP + FINAL)
 
 
@@ -128,6 +129,18 @@ def test_a_rate_is_chosen_by_answers_then_by_loss_on_the_selection_side():
     assert chosen_rates(PLAN, "packs", "a1", missing, {runs[2].key})["gradient"].rate == 3e-3
 
 
+def test_a_rate_that_is_added_later_is_tried_before_anything_is_compared(tmp_path):
+    path, later = tmp_path / "runs", Bench()
+    study(path, Bench())
+    more = replace(PLAN, rates=(*PLAN.rates, 9e-3))
+    with RunFile(path) as file:
+        file.append(start(more))
+    assert "Preliminary: 36 runs are missing" in render(read_records(path))
+    study(path, later, more)
+    assert {run.learning_rate for run in later.asked} == {9e-3}
+    assert "missing" not in render(read_records(path))
+
+
 def test_ten_pairs_on_one_side_are_a_win_after_holm_by_hand(tmp_path):
     study(tmp_path / "runs", Bench({"gradient": 3, "random": -1}))
     records = read_records(tmp_path / "runs")
@@ -164,6 +177,8 @@ def test_five_pairs_decide_nothing_whatever_they_score(tmp_path):
     assert "**Preliminary: 30 runs are missing, so no verdict below is final.**" in text
     assert "Not decided: `gradient`, `random`: with 5 pairs no p among 2 arms can be less" in text
     assert "than 0.125 after Holm" in text
+    assert "Nor is it decided whether any arm beats `random`, the control." in text
+    assert "None beats" not in text
     assert "* missing: unshown, fixed, rank 2, rate 0.003, seed 11" in text
     assert "| unshown | 20 | 200 | 20 | 20 | | | | | not measured yet |" in text
 
