@@ -208,7 +208,13 @@ def test_an_interrupted_training_leaves_with_2_and_a_checkpoint(tmp_path):
 
 
 def test_every_error_of_the_tree_has_its_exit_code():
-    failed = {"InsufficientMemoryError", "TrainingError", "DivergedError"}
+    failed = {
+        "InsufficientMemoryError",
+        "TrainingError",
+        "DivergedError",
+        "TrainingProcessError",
+        "UnfitProcessError",
+    }
     waiting = [AdaptiveMoEError]
     while waiting:
         kind = waiting.pop()

@@ -104,6 +104,8 @@ def test_empirical_is_another_name_for_gradient(open_runtime, rows):
 
 
 def test_the_gate_stops_between_any_two_batches_and_the_same_order_goes_on(open_runtime, rows):
+    with open_runtime("first") as moe:
+        grow(moe, rows, Watcher())  # what the base says unprompted is kept from now on
     with open_runtime("whole") as moe:
         unhurried = Watcher()
         expected = grow(moe, rows, unhurried)
