@@ -74,16 +74,16 @@ def _add_routed(table: Table, found: "RoutedFigures | None") -> None:
     if found is None:
         return
     table.add_row(
-        "held out, routed: right answers", f"{found.questions:,}",
+        "routed: right answers", f"{found.questions:,}",
         _share(found.right_before), _share(found.right_after),
-        f"{found.to_expert} sent to the expert",
+        f"{found.to_expert} sent to it",
     )  # fmt: skip
     if found.worse is None or found.stated_before is None or found.stated_after is None:
         return
     table.add_row(
-        "held out, routed: said to be right", "",
+        "routed: said to be right", "",
         _share(found.stated_before), _share(found.stated_after),
-        f"further off by {_difference(found.worse)}",
+        f"off by {_difference(found.worse)}",
     )  # fmt: skip
 
 
@@ -91,9 +91,9 @@ def _add_forgetting(table: Table, found: "ForgettingFigures | None") -> None:
     if found is None:
         return
     table.add_row(
-        "general text, routed: nats/token", f"{found.texts:,}",
+        "general text, nats/token", f"{found.texts:,}",
         f"{found.loss_before:.3f}", f"{found.loss_routed:.3f}",
-        f"{found.to_expert} sent to the expert; {found.loss_forced:.3f} if forced",
+        f"{found.to_expert} sent to it; {found.loss_forced:.3f} forced",
     )  # fmt: skip
 
 
@@ -102,9 +102,9 @@ def _add_retrieval(table: Table, found: "RetrievalFigures") -> None:
         table.add_row("retrieval (BM25)", "", "", "", clean_line(found.note), style="dim")
         return
     share = _share(found.hits / found.questions)
-    told = "have the answer in the best passage"
+    told = "have it in the best passage"
     if found.asked:
-        told += f"; with it the base answers {_share(found.answered / found.asked)} right"
+        told += f"; {_share(found.answered / found.asked)} read there"
     table.add_row("retrieval (BM25)", f"{found.questions:,}", "", share, told, style="dim")
 
 
