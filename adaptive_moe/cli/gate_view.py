@@ -112,5 +112,5 @@ def _difference(gain: "Interval") -> str:
     return f"{gain.mean:+.3f} ({gain.low:+.3f} to {gain.high:+.3f})"
 
 
-def _share(value: float) -> str:
-    return f"{value:.1%}"
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}"

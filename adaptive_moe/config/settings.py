@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from adaptive_moe.config.section import GIB, MIB, PositiveInt, Probability, Section
 from adaptive_moe.config.training_settings import (
+    OF_THE_GATE,
+    OF_THE_MACHINE,
     FilterName,
     RankStrategy,
     TeacherSettings,
@@ -16,6 +18,8 @@ from adaptive_moe.config.training_settings import (
 __all__ = [
     "GIB",
     "MIB",
+    "OF_THE_GATE",
+    "OF_THE_MACHINE",
     "BaseModelSettings",
     "CacheSettings",
     "FilterName",

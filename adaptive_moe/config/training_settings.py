@@ -16,6 +16,20 @@ from pydantic import (
 from adaptive_moe.config.section import MIB, PositiveInt, Probability, Section
 
 _LARGEST_RANK = 128
+_LARGEST_PART = 100  # of known or general rows, for one of new material
+OF_THE_MACHINE = frozenset(
+    {
+        "checkpoint_every",
+        "general_text",
+        "gradient_checkpointing",
+        "guard",
+        "prompt_cache_bytes",
+        "worker",
+    }
+)
+"""Settings of trainings that decide nothing about an expert: places, memory, bookkeeping."""
+OF_THE_GATE = frozenset({"guard_prompts", "max_forgetting", "max_guard_loss", "max_miscalibration"})
+"""Settings that decide about an expert once its weights are there."""
 _LOCAL_TEACHER = re.compile(r"model:\S.*")
 _SERVICE = re.compile(r"https?://[^\s/?#@]+(/[^\s?#@]*)?")
 
@@ -143,7 +157,7 @@ class TrainingSettings(TeacherSettings):
     gradient_checkpointing: bool = Field(
         False,
         description="keep only what enters each block for the gradients, and compute the rest "
-        "again: less memory, a third more time; done anyway where one example does not fit",
+        "again: less memory, a second forward pass; done anyway where one example does not fit",
     )
     # Measured there at 400 steps: 2e-3 to 4e-3 alike, 1e-2 does not learn.
     learning_rate: float = Field(3e-3, gt=0.0, le=1.0, description="peak, decays linearly to 5 %")
@@ -197,6 +211,13 @@ class TrainingSettings(TeacherSettings):
         0.1, description="how much further off stated probabilities may be, surely, than before"
     )
     seed: int = Field(0, ge=0, description="of initialisation, order and synthesis")
+
+    @field_validator("mix")
+    @classmethod
+    def _is_a_mix(cls, mix: tuple[float, float, float]) -> tuple[float, float, float]:
+        if not max(mix) <= _LARGEST_PART * mix[0]:  # nor infinite, nor nan
+            raise ValueError(f"known and general rows may be {_LARGEST_PART} times the new at most")
+        return mix
 
     @field_validator("auto_ranks")
     @classmethod

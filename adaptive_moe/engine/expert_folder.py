@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import JsonValue
 
-from adaptive_moe.config.settings import TeacherSettings, TrainingSettings
+from adaptive_moe.config.settings import OF_THE_MACHINE, TeacherSettings, TrainingSettings
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.shelf import (
     DOMAIN_FILE,
@@ -211,7 +211,7 @@ def _training_record(settings: TrainingSettings, result: TrainingResult) -> dict
     return {
         "settings": settings.model_dump(
             mode="json",
-            exclude={"guard", "prompt_cache_bytes", "worker", *TeacherSettings.model_fields},
+            exclude={*OF_THE_MACHINE, *TeacherSettings.model_fields},
         ),
         "steps": result.steps,
         "best_step": result.best_step,

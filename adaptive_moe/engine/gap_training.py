@@ -22,7 +22,7 @@ from adaptive_moe.gaps.ledger import Gap, Transition
 from adaptive_moe.gaps.states import IN_TRAINING, GapState
 
 _NAME_LENGTH = 40
-_CRASHED = "its process "  # how the reason of a TrainingProcessError begins
+_ONCE_MORE = "it is tried once more from its checkpoint"  # how a crash's reason ends
 
 
 class BusyError(GapError):
@@ -107,7 +107,7 @@ class GapTraining:
             self._detector.transition(gap.id, GapState.QUEUED, str(error))
             raise
         except TrainingProcessError as error:
-            follows, then = GapState.QUEUED, "it is tried once more from its checkpoint"
+            follows, then = GapState.QUEUED, _ONCE_MORE
             if has_crashed(gap.history):
                 follows, then = GapState.REJECTED, f"`gaps fill {gap.id}` goes on from there"
             reason = f"{error}; {then}"
@@ -145,7 +145,7 @@ def has_crashed(history: Sequence[Transition]) -> bool:
     ends = [
         step for step in history if step.before in IN_TRAINING and step.after not in IN_TRAINING
     ]
-    return bool(ends) and ends[-1].after is GapState.QUEUED and ends[-1].reason.startswith(_CRASHED)
+    return bool(ends) and ends[-1].after is GapState.QUEUED and ends[-1].reason.endswith(_ONCE_MORE)
 
 
 def reason_of(error: Exception) -> str:

@@ -18,6 +18,7 @@ from adaptive_moe.engine.orders import (
     TrainingOrder,
     TrainingOutcome,
 )
+from adaptive_moe.engine.rehearsal import rehearsal_stage
 from adaptive_moe.engine.shelf import HELD_OUT_BASE, HELD_OUT_RIGHT, HELD_OUT_TRIALS, Trial
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.errors import TooFewExamplesError
@@ -120,8 +121,19 @@ class Grower:
         """Read the material, clean it, have it taught, split it and share out the ranks.
 
         Nothing is written but what a teacher said. Raises TeacherError where it cannot be asked,
-        TrainingInterruptedError where that was cancelled, and DataError.
+        TrainingInterruptedError once `cancelled` says so, and DataError.
         """
+        with interruptible(cancelled, at="while the material was prepared"):
+            return self._prepare(data, settings, limit, listener, cancelled)
+
+    def _prepare(
+        self,
+        data: Sequence[Path],
+        settings: TrainingSettings,
+        limit: int | None,
+        listener: Listener | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> Prepared:
         material, cleaned = clean(
             read_material(data, limit=limit),
             settings.filters,
@@ -139,7 +151,9 @@ class Grower:
         stages = (
             *cleaned,
             synthesis_stage(material, synthesised),
+            *(() if lessons is None else (lessons.stage(),)),
             split_stage(material, (*synthesised, *taught), split),
+            *((rehearsal_stage(rehearsal),) if rehearsal else ()),
         )
         return Prepared(material, split, layers, plan, settings, stages, lessons, rehearsal)
 
@@ -310,8 +324,6 @@ class Grower:
                 train,
                 bank=bank,
                 reference_rank=rank,
-                activation=settings.activation,
-                seed=settings.seed,
                 settings=settings,
             )
         return plan_ranks(

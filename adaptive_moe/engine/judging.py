@@ -82,7 +82,7 @@ class Judge:
             return lambda prompts: self._ask(prompts, experts, arms, on_trial=arm.name)
 
         present = self._answerer.shelf.arms()
-        # A new version takes its old one's place; without it the old one would answer on.
+        # A new version takes its old one's place, and is not excused for what that one spoils.
         others = tuple(each for each in present if each.name != name)
 
         def live(record: HeldOutFigures) -> Asked:
@@ -96,7 +96,7 @@ class Judge:
 
         return Respondents(
             live=live,
-            before=ask("auto", present),
+            before=ask("auto", others),
             forced=ask([arm.name], (*others, arm)),
             base=ask(None, ()),
         )
@@ -146,10 +146,13 @@ class Judge:
         known, general = (round(new * part / share) for part in others)
         if not known + general:
             return ()
+        measured = [each.question for each in self._said(_GENERAL_SAMPLES)]
+        prompts = self.background(settings).prompts.texts if known else ()
         return rehearsed(
             self._answerer.language_model,
             self._answerer.bank,
-            known=self.background(settings).prompts.texts,
+            # An ungraded base's background is what it says unprompted, in a loose wording too.
+            known=[each for each in prompts if not any(text in each for text in measured)],
             general=self._said(_REHEARSED_SAMPLES)[_GENERAL_SAMPLES:] if general else (),
             counts=(known, general),
         )

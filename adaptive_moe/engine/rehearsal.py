@@ -1,6 +1,7 @@
 """What the base says already, trained along with the new so that it is not forgotten."""
 
 import itertools
+from collections import Counter
 from collections.abc import Sequence
 
 from adaptive_moe.engine.grading import BaseGrader
@@ -8,7 +9,8 @@ from adaptive_moe.engine.question_files import GradedQuestion
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.synthesis import Example, examples_hash
 
 _MOST = 2000  # prompts that the base is asked; beyond, they are repeated
 
@@ -35,6 +37,12 @@ def rehearsed(
     ]
     said = [_example(each.question, each.answer, "general") for each in general if each.answer]
     return (*_as_many(rows, counts[0]), *_as_many(said, counts[1]))
+
+
+def rehearsal_stage(rows: Sequence[Example]) -> Stage:
+    """The record of what is trained along."""
+    counts = Counter(each.form for each in rows)
+    return Stage("rehearsal", dict(counts), {"train": len(rows)}, examples_hash(rows))
 
 
 def _as_many(rows: Sequence[Example], count: int) -> list[Example]:

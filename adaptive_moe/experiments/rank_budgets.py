@@ -57,7 +57,6 @@ def _plan(
             split.train,
             bank=bank,
             reference_rank=settings.rank,
-            seed=seed,
             settings=settings,
         )
     return plan_ranks(

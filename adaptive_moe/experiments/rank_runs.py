@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self, final
 
 from adaptive_moe.errors import DataError
@@ -18,6 +17,9 @@ _VERSION = 1  # of what a run does; a new one does not go on with the records of
 
 Record = Mapping[str, Any]
 """One line of the file: the start of a study, or a run that is done or failed."""
+
+READY = "ready\n"
+"""The first line of a process that carries out runs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,12 +128,7 @@ class RunFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._file.close()
 
     @property

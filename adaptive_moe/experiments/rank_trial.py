@@ -19,7 +19,7 @@ from adaptive_moe.experiments import bases
 from adaptive_moe.experiments.figures import reason_of
 from adaptive_moe.experiments.machine import Bystanders, working_conditions
 from adaptive_moe.experiments.plan import POCKET
-from adaptive_moe.experiments.rank_runs import RankRun
+from adaptive_moe.experiments.rank_runs import READY, RankRun
 from adaptive_moe.experiments.rank_sets import StudySet, load_set
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
@@ -102,7 +102,7 @@ def _plan(
             study_set.train,
             bank=bank,
             reference_rank=settings.rank,
-            seed=settings.seed,
+            settings=settings,
         )
     return plan_ranks(
         language_model.layers,
@@ -170,6 +170,8 @@ def main() -> None:
     sets = {found.name: found for found in map(load_set, sys.argv[1:])}
     with working_conditions(1):
         torch.set_num_interop_threads(1)
+        sys.stdout.write(READY)
+        sys.stdout.flush()
         answer_all(sys.stdin, sys.stdout, sets)
 
 

@@ -9,10 +9,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from types import TracebackType
 from typing import Self, final
 
-from adaptive_moe.experiments.rank_runs import RankRun, Record
+from adaptive_moe.errors import AdaptiveMoEError
+from adaptive_moe.experiments.rank_runs import READY, RankRun, Record
 
 _PROGRAM = ("-m", "adaptive_moe.experiments.rank_trial")
 _PATIENCE_SECONDS = 30.0
@@ -22,51 +22,63 @@ _PATIENCE_SECONDS = 30.0
 class Workers:
     """So many processes, each with a run at a time; they end when their input does.
 
-    A process that dies takes its run with it, which is recorded as failed, and is replaced.
+    A process that dies takes its run with it, which is recorded as failed, and is replaced. One
+    that does not even begin says nothing about a run: that is an error.
     """
 
     def __init__(self, count: int, sets: Sequence[str]) -> None:
         self._sets = sets
         self._processes = [self._start() for _ in range(count)]
+        try:
+            for process in self._processes:
+                _wait_until_ready(process)
+        except BaseException:
+            self.__exit__(AdaptiveMoEError)
+            raise
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
         for process in self._processes:
-            if error is not None:
+            if kind is not None:
                 process.terminate()
             _end(process)
 
     def perform(self, runs: Sequence[RankRun]) -> Iterator[Record]:
-        """A record for every run, in the order in which they end."""
+        """A record for every run, in the order in which they end.
+
+        Raises AdaptiveMoEError when a process that died cannot be replaced.
+        """
         waiting: queue.SimpleQueue[RankRun] = queue.SimpleQueue()
         for run in runs:
             waiting.put(run)
-        done: queue.SimpleQueue[Record] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Record | AdaptiveMoEError] = queue.SimpleQueue()
         for place in range(len(self._processes)):
             work = threading.Thread(target=self._work, args=(place, waiting, done), daemon=True)
             work.start()
         for _ in runs:
-            yield done.get()
+            record = done.get()
+            if isinstance(record, AdaptiveMoEError):
+                raise record
+            yield record
 
     def _work(
         self,
         place: int,
         waiting: "queue.SimpleQueue[RankRun]",
-        done: "queue.SimpleQueue[Record]",
+        done: "queue.SimpleQueue[Record | AdaptiveMoEError]",
     ) -> None:
         while True:
             try:
                 run = waiting.get_nowait()
             except queue.Empty:
                 return
-            done.put(self._ask(place, run))
+            try:
+                done.put(self._ask(place, run))
+            except AdaptiveMoEError as error:
+                done.put(error)
+                return
 
     def _ask(self, place: int, run: RankRun) -> Record:
         process = self._processes[place]
@@ -79,6 +91,7 @@ class Workers:
         except (OSError, ValueError):
             reason = f"the process ended with {_end(process)}"
             self._processes[place] = self._start()
+            _wait_until_ready(self._processes[place])
             return {"kind": "failed", "key": run.key, "run": asdict(run), "reason": reason}
         return answer
 
@@ -89,6 +102,15 @@ class Workers:
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"},
+        )
+
+
+def _wait_until_ready(process: subprocess.Popen[str]) -> None:
+    """Until it has loaded its sets; AdaptiveMoEError when it ends instead, having said why."""
+    assert process.stdout is not None
+    if process.stdout.readline() != READY:
+        raise AdaptiveMoEError(
+            f"a process of the study did not begin, it ended with {_end(process)}"
         )
 
 

@@ -9,6 +9,7 @@ from adaptive_moe.errors import NoUsableRowsError
 from adaptive_moe.measures.graders import normalise
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.filters import FILTERS, PASSAGE_FILTERS, Candidate, names_of
+from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.material import Material, material_digest, question_key
 from adaptive_moe.training.near_copies import NearCopies, asks_the_same
 from adaptive_moe.training.rows import Row
@@ -34,9 +35,14 @@ def clean(
 ) -> tuple[Material, tuple[Stage, ...]]:
     """Drop what `filters` name, near-duplicate rows, and rows that copy held-out questions.
 
-    Held out are the material's own `held_out` and the `evaluated` ones. Drops are added to
-    `dropped`; the stages tell of reading too. Raises NoUsableRowsError when nothing is left.
+    Held out are the material's own `held_out` and the `evaluated` ones, which become `reserved`, so
+    that nothing made of the passages asks them either. Drops are added to `dropped`; the stages
+    tell of reading too. Raises NoUsableRowsError when nothing is left.
     """
+    evaluated = tuple(evaluated)
+    material = replace(
+        material, reserved=material.reserved | frozenset(map(question_key, evaluated))
+    )
     stages = [_read(material)]
     for name, step in (
         ("filters", lambda given: _filtered(given, names_of(filters))),
@@ -92,7 +98,7 @@ def _filtered(
         else:
             dropped.append((row.file, row.line, reason))
     for passage in material.passages:
-        reason = _reason(on_passages, Candidate("", passage.text, home))
+        reason = _reason(on_passages, Candidate("", passage.text, home, passage.heading))
         if reason is None:
             passages.append(passage)
         else:
@@ -114,18 +120,20 @@ def _without_duplicates(
     for index, row in enumerate(material.rows):
         by_answer[normalise(row.answer)].append(index)
     copied: dict[int, Row] = {}
-    known = NearCopies(threshold=_DUPLICATE, shingle=_SHINGLE)
+    asked = [_asked(row) for row in material.rows]
+    known = NearCopies(threshold=_DUPLICATE, shingle=_SHINGLE, among=asked)
     answer_of = {
         index: answer for answer, alike in by_answer.items() if len(alike) > 1 for index in alike
     }
     for index in sorted(answer_of):
-        text = _asked(material.rows[index])
+        stop_if_cancelled()
+        text = asked[index]
         original = next(
             (
                 int(name)
                 for name in known.find(text)
                 if answer_of[int(name)] == answer_of[index]
-                and asks_the_same(text, _asked(material.rows[int(name)]))
+                and asks_the_same(text, asked[int(name)])
             ),
             None,
         )

@@ -102,7 +102,9 @@ def run_gate(
     if settings.guard_prompts > 0:
         automatic = measure_guard(guard, live, before=respondents.before)
         forced = measure_guard(evenly(guard, _FORCED_AT_MOST), respondents.forced)
-    routed = measure_routed(split.held_out, before=respondents.before, after=live, seed=seed)
+    routed = measure_routed(
+        split.held_out, held_out.metric, before=respondents.before, after=live, seed=seed
+    )
     forgetting = measure_forgetting(measure, general, live)
     reasons = (
         *_held_out_reasons(held_out),
@@ -181,6 +183,7 @@ def _calibration_reasons(found: RoutedFigures, settings: TrainingSettings) -> li
     if found.worse is None or found.worse.low <= settings.max_miscalibration:
         return []
     assert found.stated_after is not None
+    assert found.right_after is not None
     reason = (
         f"its answers are said to be right with {found.stated_after:.2f}, and "
         f"{found.right_after:.2f} are: further off than before by {found.worse.mean:.2f} (95 %: "

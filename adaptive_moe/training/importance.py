@@ -62,14 +62,9 @@ def measured_importance(
     *,
     bank: LoraBank,
     reference_rank: int,
-    activation: Literal["answer", "prompt"] = "answer",
-    seed: int = 0,
-    settings: TrainingSettings | None = None,
+    settings: TrainingSettings,
 ) -> dict[str, float]:
-    """What a strategy of `ranks.MEASURED` has to know of every layer, by layer name.
-
-    `settings` are those of the training; `truncate` begins one.
-    """
+    """What a strategy of `ranks.MEASURED` has to know of every layer, by layer name."""
     if strategy == "truncate":
         return truncation_importance(
             language_model,
@@ -77,8 +72,9 @@ def measured_importance(
             examples,
             bank=bank,
             reference_rank=reference_rank,
-            settings=settings or TrainingSettings(activation=activation, seed=seed),
+            settings=settings,
         )
+    activation, seed = settings.activation, settings.seed
     if strategy == "eva":
         return variance_importance(
             language_model,

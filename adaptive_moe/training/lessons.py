@@ -23,11 +23,14 @@ from adaptive_moe.training.lesson_prompts import (
 from adaptive_moe.training.material import question_key
 from adaptive_moe.training.replies import Pair, read_pairs, read_statements
 from adaptive_moe.training.restating import examples_of
-from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.rows import RowError, clean_text
+from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.synthesis import Example, examples_hash
 from adaptive_moe.training.taught_forms import IMPLIED, TAUGHT_FORMS, held_out_taught_form
 from adaptive_moe.training.teacher import Teacher
 
 _TOGETHER = 8  # passages; between such batches a training can be stopped
+_UNREADABLE = "no readable text"
 _NO_ROOM = "requests that do not fit into the teacher's context"
 
 _log = logging.getLogger(__name__)
@@ -53,6 +56,11 @@ class Lessons:
     def kept(self) -> int:
         """How many examples there are."""
         return len(self.examples)
+
+    def stage(self) -> Stage:
+        """The record of this stage; dropped are pairs, statements and requests."""
+        entered, left = {"passages": self.passages}, {"examples": self.kept}
+        return Stage("teacher", entered, left, examples_hash(self.examples), dict(self.dropped))
 
     def record(self) -> dict[str, JsonValue]:
         """What a manifest tells of them."""
@@ -83,15 +91,11 @@ class _Candidate:
     pair: Pair
     piece: Passage
     form: str
+    fact: str
 
     @property
     def key(self) -> str:
         return question_key(self.pair.question)
-
-    @property
-    def fact(self) -> str:
-        """Equal for what the same passage answers alike."""
-        return f"{self.piece.file}:{self.piece.line} {normalise(self.pair.answer)}"
 
     @property
     def example(self) -> Example:
@@ -135,6 +139,9 @@ class _Writer:
     def __init__(self, teacher: Teacher, known: Known, *, seed: int, round_trip: bool) -> None:
         self._teacher = teacher
         self._answers = {question_key(each.prompt[-1][1]): each for each in known.examples}
+        self._facts: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for each in known.examples:
+            self._facts[each.file, normalise(each.answer)].add(each.fact)
         self._reserved = known.reserved
         self._seed = seed
         self._round_trip = round_trip
@@ -195,7 +202,7 @@ class _Writer:
             self._written += 1
             pair = cleaned(raw)
             reason = (
-                "no readable text"
+                _UNREADABLE
                 if pair is None
                 else objection(pair, piece, implied=form == IMPLIED)
                 or self._objection_of_material(pair, piece)
@@ -203,7 +210,13 @@ class _Writer:
             if pair is None or reason:
                 self._dropped[reason or ""] += 1
             else:
-                yield _Candidate(pair, piece, form)
+                yield _Candidate(pair, piece, form, self._fact(pair, piece))
+
+    def _fact(self, pair: Pair, piece: Passage) -> str:
+        """The only fact of the file with this answer; else equal where a passage answers alike."""
+        answer = normalise(pair.answer)
+        facts = self._facts.get((piece.file, answer), set())
+        return next(iter(facts)) if len(facts) == 1 else f"{piece.file}:{piece.line} {answer}"
 
     def _objection_of_material(self, pair: Pair, piece: Passage) -> str | None:
         key = question_key(pair.question)
@@ -240,9 +253,14 @@ class _Writer:
         if reply is None:
             self._dropped[_NO_ROOM] += 1
             return
-        statements = read_statements(reply)
-        self._written += len(statements)
-        self._statements += [replace(piece, text=" ".join(each.split())) for each in statements]
+        for statement in read_statements(reply):
+            self._written += 1
+            try:
+                text = clean_text(statement, "statement")
+            except RowError:
+                self._dropped[_UNREADABLE] += 1
+            else:
+                self._statements.append(replace(piece, text=" ".join(text.split())))
 
     def _unequivocal(self) -> list[_Candidate]:
         """Each question once, and none that was answered in two ways."""

@@ -1,6 +1,8 @@
 """Finds texts that nearly repeat each other, by MinHash (Broder 1997)."""
 
-from collections.abc import Iterable
+import functools
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, final
 
 from adaptive_moe.training.grounding import folded_words
@@ -9,6 +11,7 @@ if TYPE_CHECKING:
     from datasketch import MinHash
 
 _PERMUTATIONS = 64
+_MANY, _COMMON = 200, 0.05  # texts from which on it is known what is common, and their share
 _SLACK = 0.75  # the index is asked for less than is wanted, so that it misses little
 # A question with one of these exchanged, added or left out still asks for the same thing.
 _SMALL_WORDS_OF_ENGLISH = (
@@ -25,13 +28,20 @@ class NearCopies:
     """Texts by name, and which of them another text nearly repeats.
 
     Near means a Jaccard similarity of at least `threshold` between the sets of `shingle` words in
-    a row; MinHash finds the candidates and the sets decide. Without datasketch only texts with
-    equal sets are found.
+    a row; MinHash finds the candidates and the sets decide. What many texts of `among` have in
+    common, an instruction in front of every row, says nothing and is left out. Without datasketch
+    only texts with equal sets are found.
     """
 
-    def __init__(self, *, threshold: float, shingle: int) -> None:
+    def __init__(self, *, threshold: float, shingle: int, among: Sequence[str] = ()) -> None:
         self._threshold = threshold
         self._width = shingle
+        self._common: frozenset[str] = frozenset()
+        if len(among) >= _MANY:
+            counts = Counter(piece for text in among for piece in self._shingles(text))
+            self._common = frozenset(
+                piece for piece, count in counts.items() if count > _COMMON * len(among)
+            )
         self._sets: dict[str, frozenset[str]] = {}
         self._equal: dict[frozenset[str], list[str]] = {}
         self._sketches: _Sketches | None = None
@@ -60,7 +70,8 @@ class NearCopies:
     def _shingles(self, text: str) -> frozenset[str]:
         words = folded_words(text)
         count = max(1, len(words) - self._width + 1)
-        return frozenset(" ".join(words[start : start + self._width]) for start in range(count))
+        pieces = frozenset(" ".join(words[start : start + self._width]) for start in range(count))
+        return pieces - self._common or pieces
 
 
 def asks_the_same(first: str, second: str) -> bool:
@@ -69,8 +80,13 @@ def asks_the_same(first: str, second: str) -> bool:
     Words may be added, left out or moved ("the symbol of iron" and, please, "of iron the symbol"),
     but "iron" for "tin", or 404 for 405, makes all the difference however long the rest is.
     """
-    words, others = set(folded_words(first)), set(folded_words(second))
-    return not (words - others - _SMALL_WORDS and others - words - _SMALL_WORDS)
+    words, others = _content(first), _content(second)
+    return words <= others or others <= words
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _content(text: str) -> frozenset[str]:
+    return frozenset(folded_words(text)) - _SMALL_WORDS
 
 
 class _Sketches:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from adaptive_moe.models.chat_format import Messages
+from adaptive_moe.training.replies import Keep, keep_nothing
 from adaptive_moe.training.teacher import Teacher
 
 _log = logging.getLogger(__name__)
@@ -27,8 +28,13 @@ class RememberingTeacher:
         self.name = teacher.name
         self.identity = teacher.identity
 
-    def answer(self, conversations: Sequence[Messages]) -> list[str | None]:
-        """The replies, asking the teacher only for those that it did not give before."""
+    def answer(
+        self, conversations: Sequence[Messages], *, keep: Keep = keep_nothing
+    ) -> list[str | None]:
+        """The replies, asking the teacher only for those that it did not give before.
+
+        What it says is written down as it comes.
+        """
         keys = [self._key(each) for each in conversations]
         known: dict[str, str | None] = {key: self._read(key) for key in keys}
         missing = {
@@ -36,12 +42,18 @@ class RememberingTeacher:
             for key, conversation in zip(keys, conversations, strict=True)
             if known[key] is None
         }
-        written = self._teacher.answer(list(missing.values())) if missing else []
-        for key, reply in zip(missing, written, strict=True):
-            known[key] = reply
+        asked = list(missing)
+
+        def write(place: int, reply: str) -> None:
+            self._write(asked[place], reply)
+
+        written = self._teacher.answer(list(missing.values()), keep=write) if missing else []
+        known |= dict(zip(asked, written, strict=True))
+        replies = [known[key] for key in keys]
+        for place, reply in enumerate(replies):
             if reply is not None:
-                self._write(key, reply)
-        return [known[key] for key in keys]
+                keep(place, reply)
+        return replies
 
     def _key(self, conversation: Messages) -> str:
         content = [self.identity, [dict(message) for message in conversation]]

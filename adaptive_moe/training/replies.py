@@ -3,7 +3,7 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?(?:</think(?:ing)?>|\Z)", re.DOTALL | re.IGNORECASE)
@@ -17,6 +17,14 @@ _STATEMENT_KEYS = ("statement", "sentence", "text", "fact")
 _SENTENCE = re.compile(r"^[\"'A-Z0-9].*[.!]\"?$")
 _LONGEST_LINE = 2000  # characters
 _DEEPEST = 4  # levels of lists and objects around a pair
+
+
+Keep = Callable[[int, str], None]
+"""Takes a reply and the place of what was asked, as soon as it is there."""
+
+
+def keep_nothing(_place: int, _reply: str) -> None:
+    """For whoever waits for all replies."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,15 +20,17 @@ _KNOWN_FORMS = {
 _FORMS = {name: re.compile(form) for name, form in _KNOWN_FORMS.items()}
 _IN_ADDRESS = re.compile(r"\b[a-z][a-z0-9+.-]{1,20}://[^\s/:@]{1,100}:([^\s/@]{3,100})@")
 _ASSIGNED = re.compile(
-    r"(?:pass(?:word|wd|phrase)|secret|api[_-]?key|(?:access|auth)[_-]?token)[\"']?"
-    r"\s*[:=]\s*[\"']?([^\s\"',;]{8,100})",
+    r"(?:pass(?:word|wd|phrase)|secret|api[_-]?key|(?<=[?&])key|token)[\w-]{0,40}[\"']?"
+    r"\s*([:=])\s*[\"']?([^\s\"',;&]{8,200})",
     re.IGNORECASE,
 )
 _LONG_TOKEN = re.compile(r"(?<![\w/.=&?-])[\w+-]{32,200}={0,2}(?![\w/.])")
 _STANDS_FOR = re.compile(
-    r"example|your|placeholder|changeme|dummy|pass(?:word|wd)?|secret|[<>{}$*\[\]()]|x{4}|\.\.\.",
+    r"example|your|placeholder|changeme|dummy|pass(?:word|wd)?|secret|[<>{}\[\]()]|^\$|\*\*|x{4}"
+    r"|\.\.\.",
     re.IGNORECASE,
 )
+_LONG = 20  # characters of a value that no prose has behind such a word
 _FEWEST_BITS = 4.0  # a character; random letters and digits have 4.5 in 32, identifiers below 4
 _FEWEST_CHANGES = 0.35  # of kind from one character to the next; random ones have 0.6
 
@@ -44,7 +46,7 @@ def secret_in(text: str) -> str | None:
             return name
     if any(not _stands_for(match.group(1)) for match in _IN_ADDRESS.finditer(text)):
         return "a password in an address"
-    if any(_is_password(match.group(1)) for match in _ASSIGNED.finditer(text)):
+    if any(_is_password(*match.groups()) for match in _ASSIGNED.finditer(text)):
         return "a password"
     if any(_is_random(match.group()) for match in _LONG_TOKEN.finditer(text)):
         return "a random token, as keys are"
@@ -55,10 +57,15 @@ def _stands_for(value: str) -> bool:
     return _STANDS_FOR.search(value) is not None
 
 
-def _is_password(value: str) -> bool:
-    """Letters and digits mixed, as no word of prose and no name of a variable has them."""
-    kinds = {_kind(sign) for sign in value}
-    return {"lower", "digit"} <= kinds and len(kinds) > 2 and not _stands_for(value)  # noqa: PLR2004
+def _is_password(sign: str, value: str) -> bool:
+    """Letters and digits mixed, as no word of prose and no name of a variable has them.
+
+    Behind a colon, as in prose, other signs or capitals must be among them, unless it is long.
+    """
+    kinds = {_kind(each) for each in value}
+    mixed = "digit" in kinds and bool(kinds & {"lower", "upper"})
+    enough = sign == "=" or len(kinds) > 2 or len(value) >= _LONG  # noqa: PLR2004
+    return mixed and enough and not _stands_for(value)
 
 
 def _is_random(token: str) -> bool:

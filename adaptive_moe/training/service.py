@@ -16,6 +16,7 @@ from adaptive_moe.config.settings import TeacherSettings
 from adaptive_moe.errors import ConfigurationError, TeacherError
 from adaptive_moe.models.chat_format import Messages
 from adaptive_moe.training.interruption import stop_if_cancelled
+from adaptive_moe.training.replies import Keep, keep_nothing
 
 _PATH = "/chat/completions"
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
@@ -24,7 +25,9 @@ _LONGEST_PAUSE_SECONDS = 60.0
 _LONGEST_REPLY_BYTES = 8 << 20
 _PIECE_BYTES = 1 << 16
 _LOOK_UP_SECONDS = 0.2  # how often a cancelled training is noticed
-_QUOTED = 200  # bytes of what a service says of an error
+_TELLING = 8  # characters of a key
+_READ_OF_ERRORS = 4096  # bytes
+_QUOTED = 200  # characters of what a service says of an error
 _ADVICE = {
     401: "the key is refused; see training.teacher_key",
     403: "the key is refused; see training.teacher_key",
@@ -68,30 +71,39 @@ class ServiceTeacher:
         self.name = f"service {settings.teacher_model}"
         self.identity = json.dumps([url, self._body([])], sort_keys=True)
 
-    def answer(self, conversations: Sequence[Messages]) -> list[str | None]:
+    def answer(
+        self, conversations: Sequence[Messages], *, keep: Keep = keep_nothing
+    ) -> list[str | None]:
         """One reply each. Raises TeacherError with URL, status and what to do.
 
-        The first that fails stops the others; a cancelled training does so too.
+        The first that fails stops the others; a cancelled training does so too. A reply that says
+        nothing, as when a model thinks until its tokens are used up, is empty and not kept.
         """
         stop = threading.Event()
         pool = ThreadPoolExecutor(self._settings.teacher_concurrency, "teacher")
         futures = [pool.submit(self._ask, each, stop) for each in conversations]
         try:
-            self._await(futures)
+            self._await(futures, keep)
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-        return [future.result() for future in futures]
+        return [future.result() or "" for future in futures]
 
-    def _await(self, futures: Sequence[Future[str]]) -> None:
+    def _await(self, futures: Sequence[Future[str | None]], keep: Keep) -> None:
+        places = {future: place for place, future in enumerate(futures)}
         pending = set(futures)
         while pending:
             stop_if_cancelled()
             done, pending = wait(pending, _LOOK_UP_SECONDS, return_when=FIRST_COMPLETED)
-            for future in done:
+            failed = [future for future in done if future.exception() is not None]
+            for future in done.difference(failed):
+                reply = future.result()
+                if reply is not None:
+                    keep(places[future], reply)
+            for future in failed:
                 future.result()
 
-    def _ask(self, conversation: Messages, stop: threading.Event) -> str:
+    def _ask(self, conversation: Messages, stop: threading.Event) -> str | None:
         pause = _FIRST_PAUSE_SECONDS
         tries = self._settings.teacher_retries + 1
         for further in reversed(range(tries)):
@@ -138,20 +150,21 @@ class ServiceTeacher:
             raise _BusyError(self._without_key(str(error) or type(error).__name__)) from error
 
     def _refused(self, error: urllib.error.HTTPError) -> Never:
-        said = " ".join(error.read(_QUOTED).decode(errors="replace").split())
+        said = self._without_key(error.read(_READ_OF_ERRORS).decode(errors="replace"))
+        said = " ".join(said.split())[:_QUOTED]
         reason = f"status {error.code}" + (f", {said}" if said else "")
-        reason = self._without_key(reason)
         if error.code in _BUSY:
             pause = _seconds(error.headers.get("Retry-After"))
             raise _BusyError(reason, status=error.code, pause_seconds=pause) from error
         self._fail(reason, error.code, error)
 
-    def _content(self, reply: bytes) -> str:
+    def _content(self, reply: bytes) -> str | None:
+        """What was said; None where the tokens were used up before anything was."""
         try:
             content = json.loads(reply)["choices"][0]["message"]["content"]
         except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
             self._fail("status 200, but no chat completion in it", 404, error)
-        return content if isinstance(content, str) else ""
+        return content if isinstance(content, str) else None
 
     def _fail(self, reason: str, status: int, error: Exception) -> Never:
         """`status` chooses the advice; 0 is a service that never replied."""
@@ -162,8 +175,11 @@ class ServiceTeacher:
         ) from error
 
     def _without_key(self, text: str) -> str:
-        """Some services quote the key that they refuse."""
-        return text if self._key is None else text.replace(self._key, "***")
+        """Some services quote the key that they refuse, or the beginning of it."""
+        key = self._key or ""
+        for length in range(len(key), _TELLING - 1, -1):
+            text = text.replace(key[:length], "***")
+        return text
 
 
 def _read_key(variable: str | None) -> str | None:

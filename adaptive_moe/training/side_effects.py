@@ -14,6 +14,7 @@ from adaptive_moe.measures.statistics import Interval, cluster_bootstrap, paired
 from adaptive_moe.training.guarding import Answerer, Reply
 from adaptive_moe.training.held_out import Measure
 from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.splits import Metric
 from adaptive_moe.training.synthesis import Example
 
 _ASKED = 100  # held-out questions, evenly from all; asking is slower than reading
@@ -27,15 +28,16 @@ _FEWEST_TEXTS = 8
 class RoutedFigures:
     """Held-out questions asked as anyone would ask them, without the expert and with it.
 
-    `to_expert` counts those sent to it. `stated_*` is the mean chance that the router gave the
-    answers of being right, `calibration_*` their expected calibration error, and `worse` the rise
-    of |stated - right| with its interval over facts; absent where a router has no probabilities.
+    `to_expert` counts those sent to it. `right_*` are absent for free text, of which no answer is
+    the right one. `stated_*` is the mean chance that the router gave the answers of being right,
+    `calibration_*` their expected calibration error, and `worse` the rise of |stated - right| with
+    its interval over facts; absent too where a router has no probabilities.
     """
 
     questions: int
     to_expert: int
-    right_before: float
-    right_after: float
+    right_before: float | None = None
+    right_after: float | None = None
     stated_before: float | None = None
     stated_after: float | None = None
     calibration_before: float | None = None
@@ -60,18 +62,24 @@ class ForgettingFigures:
 
 
 def measure_routed(
-    held_out: Sequence[Example], *, before: Answerer, after: Answerer, seed: int
+    held_out: Sequence[Example],
+    metric: Metric,
+    *,
+    before: Answerer,
+    after: Answerer,
+    seed: int,
 ) -> RoutedFigures:
     """Ask at most 100 held-out questions with routing automatic."""
     asked = evenly(held_out, _ASKED)
     prompts = [each.prompt for each in asked]
-    old, new = before(prompts), after(prompts)
+    new = after(prompts)
+    figures = RoutedFigures(len(asked), sum(reply.is_experts for reply in new))
+    if metric == "loss":
+        return figures
+    old = before(prompts)
     right_old, right_new = _right(asked, old), _right(asked, new)
-    figures = RoutedFigures(
-        questions=len(asked),
-        to_expert=sum(reply.is_experts for reply in new),
-        right_before=float(right_old.mean()),
-        right_after=float(right_new.mean()),
+    figures = replace(
+        figures, right_before=float(right_old.mean()), right_after=float(right_new.mean())
     )
     stated_old, stated_new = _stated(old), _stated(new)
     if stated_old is None or stated_new is None:

@@ -10,13 +10,14 @@ from typing import Literal
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import TooFewExamplesError
+from adaptive_moe.measures.graders import normalise
 from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row
 from adaptive_moe.training.stages import Stage
 from adaptive_moe.training.synthesis import Example
-from adaptive_moe.training.taught_forms import held_out_taught_form
+from adaptive_moe.training.taught_forms import TEACHERS_FORMS, held_out_taught_form
 
 SplitName = Literal["recall", "generalise"]
 Metric = Literal["exact", "loss"]
@@ -65,10 +66,12 @@ def split_examples(
     nothing to measure on.
     """
     chance = random.Random(f"split {seed}")  # noqa: S311  not for security
-    stated = len({example.fact for example in synthesised})
+    by_rules = {example.fact for example in synthesised if not _by_teacher(example)}
+    stated = len(by_rules or {example.fact for example in synthesised})
     fitting: SplitName = "recall" if stated and stated >= len(material.rows) else "generalise"
     name: SplitName = fitting if settings.split == "auto" else settings.split
     facts, fact_tests = _split_by_form(synthesised, seed, material.reserved)
+    facts = [each for each in facts if _question(each) not in material.reserved]
     if name == "recall" and not synthesised:
         rows, fact_tests, row_tests = _split_rows_by_form(material.rows, chance)
     elif name == "generalise" and not material.rows:
@@ -131,8 +134,26 @@ def _split_by_fact(
     facts = sorted({example.fact for example in examples})
     count = min(max(1, round(fraction * len(facts))), len(facts) - 1)
     chosen = set(chance.sample(facts, max(0, count)))
-    train = [example for example in examples if example.fact not in chosen]
-    return train, [example for example in examples if example.fact in chosen]
+    tests = [example for example in examples if example.fact in chosen]
+    measured = {_stated(each) for each in tests}
+    taught = {_stated(each) for each in tests if _by_teacher(each)}
+    # A teacher's question may be about a fact that the rules know by another key.
+    train = [
+        example
+        for example in examples
+        if example.fact not in chosen
+        and _stated(example) not in (measured if _by_teacher(example) else taught)
+    ]
+    return train, tests
+
+
+def _stated(example: Example) -> tuple[str, str]:
+    """What a fact comes down to where nothing tells whom it is about."""
+    return example.file, normalise(example.answer)
+
+
+def _by_teacher(example: Example) -> bool:
+    return example.form in TEACHERS_FORMS
 
 
 def _split_rows_by_form(
@@ -197,7 +218,8 @@ def _groups(rows: Sequence[Row]) -> list[str]:
 
 def _near_copies(rows: dict[str, Row]) -> dict[str, str]:
     """Group name to the name of an earlier group with nearly the same question."""
-    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE)
+    asked = [row.prompt[-1][1] for row in rows.values()]
+    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE, among=asked)
     alias: dict[str, str] = {}
     for name, row in rows.items():
         if name.startswith("source "):

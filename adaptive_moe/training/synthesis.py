@@ -79,9 +79,13 @@ def synthesise(
 
 def synthesis_stage(material: Material, examples: Sequence[Example]) -> Stage:
     """The record of this stage."""
-    content = [[each.prompt, each.answer] for each in examples]
     entered, left = {"passages": len(material.passages)}, {"examples": len(examples)}
-    return Stage("synthesis", entered, left, content_hash(content))
+    return Stage("synthesis", entered, left, examples_hash(examples))
+
+
+def examples_hash(examples: Sequence[Example]) -> str:
+    """SHA-256, in hex, of what is asked and answered, in order."""
+    return content_hash([[each.prompt, each.answer] for each in examples])
 
 
 class _Writer:

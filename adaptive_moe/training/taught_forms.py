@@ -9,6 +9,8 @@ TAUGHT_FORMS = {
 }
 REWRITTEN = "taught-rewritten"
 IMPLIED = "taught-implied"
+TEACHERS_FORMS = frozenset({*TAUGHT_FORMS, REWRITTEN, IMPLIED})
+"""Of whatever a teacher had a part in."""
 
 
 def held_out_taught_form(seed: int) -> str:

@@ -14,6 +14,7 @@ from adaptive_moe.models.language_model import EncodedPrompt, LanguageModel
 from adaptive_moe.models.loading import load_language_model
 from adaptive_moe.models.memory import release_cached_memory, retry_on_out_of_memory
 from adaptive_moe.training.interruption import stop_if_cancelled
+from adaptive_moe.training.replies import Keep, keep_nothing
 from adaptive_moe.training.service import ServiceTeacher
 
 LOCAL = "model:"
@@ -37,10 +38,13 @@ class Teacher(Protocol):
     def identity(self) -> str:
         """Never written down as it is, only hashed."""
 
-    def answer(self, conversations: Sequence[Messages]) -> list[str | None]:
+    def answer(
+        self, conversations: Sequence[Messages], *, keep: Keep = keep_nothing
+    ) -> list[str | None]:
         """One reply each, in order; None for a conversation that does not fit into its context.
 
-        Raises TeacherError when it cannot be asked.
+        `keep` gets every reply with its place as soon as it is there. Raises TeacherError when it
+        cannot be asked.
         """
 
 
@@ -69,20 +73,26 @@ class LocalTeacher:
         self.name = name
         self.identity = f"{language_model.base_id} {_sampling(settings, seed)}"
 
-    def answer(self, conversations: Sequence[Messages]) -> list[str | None]:
+    def answer(
+        self, conversations: Sequence[Messages], *, keep: Keep = keep_nothing
+    ) -> list[str | None]:
         """One reply each; None where it does not fit. Raises InsufficientMemoryError."""
         encoded = [self._encode(each) for each in conversations]
-        fitting = [each for each in encoded if each is not None]
-        written = iter(
-            [
-                reply
-                for start in range(0, len(fitting), _ROWS)
-                for reply in retry_on_out_of_memory(
-                    self._write, fitting[start : start + _ROWS], make_room=self._make_room
-                )
-            ]
-        )
-        return [None if each is None else next(written) for each in encoded]
+        fitting = [(place, each) for place, each in enumerate(encoded) if each is not None]
+        replies: list[str | None] = [None] * len(encoded)
+        for start in range(0, len(fitting), _ROWS):
+            rows = fitting[start : start + _ROWS]
+            written = retry_on_out_of_memory(
+                self._write, [each for _, each in rows], make_room=self._make_room
+            )
+            for (place, _), reply in zip(rows, written, strict=True):
+                replies[place] = reply
+                keep(place, reply)
+        return replies
+
+    def close(self) -> None:
+        """Let go of the model; nothing can be asked any more."""
+        del self._language_model
 
     def _encode(self, conversation: Messages) -> EncodedPrompt | None:
         room = min(self._generation.max_new_tokens, _SHORTEST_REPLY)
@@ -140,10 +150,12 @@ def _loaded(
     model: str, settings: TeacherSettings, *, device: str, seed: int
 ) -> Iterator[LocalTeacher]:
     language_model = load_language_model(model, device=device)
+    teacher = LocalTeacher(language_model, f"model {language_model.name}", settings, seed=seed)
+    del language_model
     try:
-        yield LocalTeacher(language_model, f"model {language_model.name}", settings, seed=seed)
+        yield teacher
     finally:
-        del language_model
+        teacher.close()
         release_cached_memory()
 
 

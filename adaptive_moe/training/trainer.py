@@ -9,7 +9,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.config.settings import (
+    OF_THE_GATE,
+    OF_THE_MACHINE,
+    TeacherSettings,
+    TrainingSettings,
+)
 from adaptive_moe.errors import DivergedError, TooFewExamplesError, TrainingInterruptedError
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraPair
@@ -149,7 +154,11 @@ class _Run:
         self._state = _State()
         self._best = self._adapter.tensors()
         content = [language_model.base_id, dataclasses.asdict(plan), seed, metric]
-        shaping = settings.model_dump(mode="json", exclude={"worker"})
+        # Which prompts are read in whose company shows in the last bit of their key-values.
+        besides = (OF_THE_MACHINE | OF_THE_GATE) - {"prompt_cache_bytes"}
+        shaping = settings.model_dump(
+            mode="json", exclude={*besides, *TeacherSettings.model_fields}
+        )
         content += [shaping, encoded.examples, tests.examples]
         text = json.dumps(content, default=dataclasses.asdict, sort_keys=True)
         self._fingerprint = hashlib.sha256(text.encode()).hexdigest()

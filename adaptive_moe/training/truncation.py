@@ -16,6 +16,7 @@ from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.steps import Stepper
 from adaptive_moe.training.synthesis import Example
@@ -38,7 +39,8 @@ def truncation_importance(
 
     After an eighth of the steps the updates' singular values are cut over all layers at once:
     those with the largest square per parameter stay, as many as the budget pays for. The training
-    proper begins anew with these ranks. Raises TrainingError where the short one is not finite.
+    proper begins anew with these ranks. Raises TrainingError at a step that is not finite, and
+    TrainingInterruptedError.
     """
     weights = _trained_wide(language_model, layers, examples, bank, reference_rank, settings)
     costs = {layer.name: layer.cost for layer in layers}
@@ -47,8 +49,6 @@ def truncation_importance(
         for name, pair in weights.items()
         for value in singular_values(pair)
     ]
-    if not all(value < float("inf") for value, _ in worth):
-        raise TrainingError("the short training that ranks are cut from is not finite")
     kept = dict.fromkeys(costs, 0.0)
     left = reference_rank * sum(costs.values())
     for _, name in sorted(worth, reverse=True):
@@ -99,5 +99,10 @@ def _trained_wide(
         chosen = step_examples(
             step, count=len(loss.examples), batch_size=short.batch_size, seed=short.seed
         )
-        stepper.step(chosen, learning_rate(step, short))
+        stop_if_cancelled()
+        if stepper.step(chosen, learning_rate(step, short)) is None:
+            raise TrainingError(
+                f"step {step + 1} of the short training that ranks are cut from is not finite; "
+                f"lower training.learning_rate ({settings.learning_rate})"
+            )
     return dict(adapter.weights())

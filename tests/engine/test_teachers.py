@@ -152,7 +152,7 @@ def test_a_teacher_that_dies_halfway_leaves_the_old_version_and_whole_replies(
         assert moe.experts["lights"].expert_id == serving
         assert len(moe.store.list()) == 1
         added = files() - before
-    assert len(added) == 40  # of the first eight passages
+    assert len(added) >= 45 - 1  # but for what was on its way when the first failed
     assert all(json.loads(file.read_text())["reply"] == "no" for file in added)
 
 

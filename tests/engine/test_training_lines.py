@@ -85,7 +85,7 @@ def history(*steps):
     )
 
 
-KILLED = "its process was killed by signal 9 after step 120 of 800; it is tried once more"
+KILLED = "killed by signal 9 after step 120 of 800; it is tried once more from its checkpoint"
 
 
 @pytest.mark.parametrize(

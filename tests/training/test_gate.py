@@ -232,20 +232,32 @@ def test_an_expert_that_garbles_the_text_to_be_kept_is_turned_down(trained, exam
 def test_an_expert_that_is_believed_too_much_is_turned_down(trained):
     """Twelve wrong answers said to be right with 0.2 before and with 0.9 after."""
     before, after = answerer(p_correct=0.2), answerer(p_correct=0.9, is_experts=True)
-    report = trained(before=before, automatic=after, max_forgetting=1e9)
+    report = trained(name="recall", before=before, automatic=after)
     found = report.routed
     assert (found.questions, found.to_expert) == (12, 12)
     assert (found.right_before, found.right_after) == (0, 0)
     assert (found.calibration_before, found.calibration_after) == pytest.approx((0.2, 0.9))
     assert found.worse.mean == pytest.approx(0.7)
-    (reason,) = report.reasons
-    assert reason.startswith("its answers are said to be right with 0.90, and 0.00 are")
-    assert trained(before=after, automatic=before).accepted
+    assert report.reasons[-1].startswith("its answers are said to be right with 0.90, and 0.00 are")
+    relieved = trained(name="recall", before=after, automatic=before)
+    assert not any("said to be right" in reason for reason in relieved.reasons)
+
+
+def test_free_text_has_no_right_answer_that_calibration_could_be_judged_by(trained):
+    after = answerer(p_correct=0.9, is_experts=True)
+    report = trained(before=answerer(p_correct=0.2), automatic=after)
+    assert report.held_out.metric == "loss"
+    assert report.accepted
+    assert (report.routed.to_expert, report.routed.right_after, report.routed.worse) == (
+        12,
+        None,
+        None,
+    )
 
 
 def test_without_probabilities_there_is_no_calibration_to_judge(trained):
-    report = trained(before=answerer(p_correct=0.2), automatic=answerer())
-    assert report.accepted
+    report = trained(name="recall", before=answerer(p_correct=0.2), automatic=answerer())
+    assert report.routed.right_after == 0
     assert report.routed.worse is None
 
 

@@ -10,6 +10,7 @@ from adaptive_moe.training.lesson_prompts import pieces
 from adaptive_moe.training.lessons import Known, write_lessons
 from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.remembered import RememberingTeacher
+from adaptive_moe.training.replies import keep_nothing
 from adaptive_moe.training.rows import Row
 from adaptive_moe.training.splits import row_example, split_examples
 from adaptive_moe.training.synthesis import synthesise
@@ -38,10 +39,13 @@ class Scripted:
         self._replies |= by_kind
         self.asked = []
 
-    def answer(self, conversations):
+    def answer(self, conversations, *, keep=keep_nothing):
         texts = [conversation[-1]["content"] for conversation in conversations]
         self.asked += texts
-        return [self._replies.get(_kind(text), "") for text in texts]
+        replies = [self._replies.get(_kind(text), "") for text in texts]
+        for place, reply in enumerate(replies):
+            keep(place, reply)
+        return replies
 
 
 def _kind(prompt):
