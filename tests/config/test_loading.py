@@ -120,3 +120,9 @@ def test_filters_are_chosen_by_names_that_there_are():
     assert settings.training.filters == ("secrets", "length")
     with pytest.raises(ConfigurationError, match=r"training\.filters: write all, none, or some of"):
         load_settings(overrides=["training.filters=[secret]"], environment={})
+
+
+@pytest.mark.parametrize("mix", ["[1, .inf, 0]", "[1, .nan, 0]", "[1e-9, 1, 0]", "[0, 1, 1]"])
+def test_a_mix_without_end_is_refused(mix):
+    with pytest.raises(ConfigurationError, match="mix"):
+        load_settings(overrides=[f"training.mix={mix}"], environment={})

@@ -179,3 +179,17 @@ def test_known_and_general_rows_are_trained_along_with_the_bases_own_answers(ope
     assert asked.answer == said
     assert outcome.examples == new
     assert outcome.record.manifest.data["rehearsed_examples"] == len(forms)
+
+
+@pytest.mark.slow  # the base has to say 256 texts first
+def test_what_measures_forgetting_is_not_rehearsed_on_an_ungraded_base(tmp_path, model, rows):
+    overrides = [f"base.id={model}", f"store={tmp_path / 's'}", "training.guard_prompts=20"]
+    overrides += ["training.mix=[1, 20, 4]", "training.rank=2"]
+    with AdaptiveMoE.from_settings(load_settings(overrides=overrides)) as moe:
+        prepared = moe.prepare_expert([rows])
+        judge = moe._grower._judge
+        measured = {each.prompt[-1][1] for each in judge._general(moe.settings.training)}
+    rehearsed = [each.prompt[-1][1] for each in prepared.rehearsal]
+    assert len(measured) == 64
+    assert rehearsed
+    assert not [text for text in rehearsed if any(part in text for part in measured)]

@@ -16,6 +16,7 @@ from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.gaps.states import GapState
+from adaptive_moe.training.stages import read_stages
 from tests.flows.lighthouses import ISLES, write_material
 from tests.support.placed_experts import publish_placed
 from tests.support.teacher_server import TeacherServer, completion, status
@@ -103,6 +104,11 @@ def test_what_a_service_teaches_is_trained_on_measured_and_told_in_the_manifest(
     assert outcome.examples == 30  # ten facts in two forms of three, ten sentences to complete
     assert outcome.held_out + outcome.selection == 10
     assert outcome.report.held_out.examples == outcome.held_out
+    stages = {stage.name: stage for stage in read_stages(outcome.record.folder)}
+    assert stages["teacher"].left == {"examples": 30}
+    assert stages["teacher"].dropped == dropped
+    entered = stages["synthesis"].left["examples"] + stages["teacher"].left["examples"]
+    assert stages["split"].entered["examples"] == entered
     assert "127.0.0.1" not in text
     assert KEY not in text
     steps = [(event.done, event.passages) for event in told if isinstance(event, TeacherStep)]

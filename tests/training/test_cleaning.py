@@ -7,11 +7,14 @@ import string
 
 import pytest
 
+from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import NoUsableRowsError
 from adaptive_moe.pocket import load_questions, pack_names, pack_path
 from adaptive_moe.training.cleaning import clean
 from adaptive_moe.training.filters import FILTERS, Candidate
-from adaptive_moe.training.material import read_material
+from adaptive_moe.training.material import question_key, read_material
+from adaptive_moe.training.secrets import secret_in
+from adaptive_moe.training.splits import split_examples
 from adaptive_moe.training.synthesis import synthesise
 
 PLAIN = "river harbour copper window garden letter silver market candle winter bridge orchard"
@@ -161,3 +164,63 @@ def test_filters_are_chosen_by_name(tmp_path):
     assert [row.line for row in clean(material, ["refusal"])[0].rows] == [2]
     with pytest.raises(NoUsableRowsError, match=r"row 1: the answer refuses"):
         clean(material)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "AWS_SECRET_ACCESS_KEY=wJalrXUtnFEMI/K7MDENG/bPxRfiCYzzKEYQWERT",
+        "TOKEN=k3J9x0Lq2mZ8vB7nT5rW1yU4cD6fG0hA",
+        "api_key=9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
+        "https://host.net/?key=k3J9x0Lq2mZ8vB7nT5rW1yU4cD6fG0hA",
+        "password: Tr0ub4dor$9x",
+        "DB_PASSWORD=hunter2hunter",
+    ],
+)
+def test_what_is_assigned_to_a_secrets_name_is_a_secret(text):
+    assert secret_in(text) == "a password"
+    assert secret_in(f"Set it: {text} and go on.") == "a password"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "password: ${DB_PASSWORD}",
+        "api_key=os.environ['KEY1']",
+        "max_tokens=512",
+        "num_tokens: 4096tokens",
+        "token = tokenizer.encode(text)",
+        "sha256: 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b",
+    ],
+)
+def test_what_only_looks_like_a_secret_is_none(text):
+    assert secret_in(text) is None
+
+
+def test_a_heading_is_looked_at_too(tmp_path):
+    file = tmp_path / "notes.md"
+    file.write_text("# Harbour\n\nIt is old.\n\n# password: Tr0ub4dor$9x\n\nIt is deep.\n")
+    material, _ = clean(read_material([file]))
+    assert [passage.text for passage in material.passages] == ["It is old."]
+
+
+def test_an_instruction_that_all_rows_share_makes_none_a_copy(tmp_path):
+    instruction = "Read the text and say what mood it is in, one word only please. The text:"
+    names = [f"{first}{last}" for first in WORDS for last in WORDS]
+    pairs = [(f"{instruction} we met at {each} hill", "calm") for each in (*names, names[0])]
+    material, _ = clean(read_rows(tmp_path, [*pairs, (f"{pairs[7][0]} now", "calm")]))
+    assert len(material.rows) == len(names)
+    settings = TrainingSettings(split="generalise")
+    split = split_examples(material, (), settings, seed=0)
+    assert len(split.held_out) + len(split.selection) > 10
+
+
+def test_no_example_made_of_documents_asks_what_an_evaluation_asks():
+    material, _ = clean(read_material([pack_path("chemistry")]))
+    made = synthesise(material.passages, seed=0)
+    asked = [example.prompt[-1][1] for example in made[::50]]
+    again, _ = clean(read_material([pack_path("chemistry")]), evaluated=asked)
+    split = split_examples(again, made, TrainingSettings(), seed=0)
+    taught = {question_key(example.prompt[-1][1]) for example in split.train}
+    assert not taught & set(map(question_key, asked))
+    assert len(split.train) > 0.9 * 0.9 * len(made)

@@ -1,6 +1,7 @@
 """Only that is taught which the passage holds up; whatever else a teacher writes is counted."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -13,7 +14,7 @@ from adaptive_moe.training.remembered import RememberingTeacher
 from adaptive_moe.training.replies import keep_nothing
 from adaptive_moe.training.rows import Row
 from adaptive_moe.training.splits import row_example, split_examples
-from adaptive_moe.training.synthesis import synthesise
+from adaptive_moe.training.synthesis import Example, synthesise
 from adaptive_moe.training.taught_forms import TAUGHT_FORMS, held_out_taught_form
 
 TEXT = "Olen has tended the lamp of Tarvik since 1921, and its light reaches 14 miles."
@@ -263,3 +264,21 @@ def test_a_folder_that_cannot_be_written_costs_no_training(tmp_path, caplog):
     teacher = Scripted(**{TEACHING[0]: pairs(("Who tends Tarvik?", "Olen"))})
     assert lessons(RememberingTeacher(teacher, tmp_path / "lessons")).kept == 1
     assert "the teacher's reply is not kept" in caplog.text
+
+
+def test_a_teacher_asks_about_the_rules_own_fact_where_only_one_has_the_answer():
+    rule = Example((("user", "Whose is it?"),), "Mara", "tarvik keeper", "f", "isles.md", 1)
+    passage = Passage("The lamp at Tarvik is kept by Mara.", ("Isles",), "isles.md", 7)
+    reply = pairs(("Who keeps the lamp at Tarvik?", "Mara"))
+    teacher = Scripted(reply)
+    (example, *_) = lessons(teacher, passage, known=Known([rule], frozenset())).examples
+    assert example.fact == "tarvik keeper"
+    twice = replace(rule, prompt=(("user", "Who?"),), fact="other keeper")
+    (example, *_) = lessons(teacher, passage, known=Known([rule, twice], frozenset())).examples
+    assert example.fact == "isles.md:7 mara"
+
+
+def test_signs_that_nobody_can_read_are_taught_in_no_statement():
+    found = lessons(Scripted(rewrite="The keeper of Tarvik is \ud800 Mara."))
+    assert found.examples == ()
+    assert found.dropped["no readable text"] == 1

@@ -91,6 +91,25 @@ def test_what_trying_again_cannot_mend_is_told_at_once(serve, reply, told):
     assert len(server.bodies) == 1
 
 
+def test_the_beginning_of_a_key_is_masked_too(serve):
+    quoted = f"{'x' * 190} {KEY[:9]} and {KEY} no"
+    server = serve(status(401, quoted))
+    with pytest.raises(TeacherError) as caught:
+        ask(teacher(server.url), "a")
+    assert KEY[:8] not in str(caught.value)
+    assert "x *** and" in str(caught.value)
+
+
+def test_replies_that_came_are_kept_though_another_fails(serve):
+    server = serve(completion("one"), completion("two"), status(404))
+    kept = {}
+    asked = [[{"role": "user", "content": text}] for text in "abc"]
+    alone = teacher(server.url, "teacher_concurrency=1")
+    with pytest.raises(TeacherError):
+        alone.answer(asked, keep=lambda place, reply: kept.update({place: reply}))
+    assert kept == {0: "one", 1: "two"}
+
+
 def test_a_reply_without_content_is_an_empty_text(serve):
     server = serve((200, {}, b'{"choices": [{"message": {"content": null}}]}'))
     assert ask(teacher(server.url), "a") == [""]

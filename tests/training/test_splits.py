@@ -9,7 +9,8 @@ from adaptive_moe.errors import TooFewExamplesError
 from adaptive_moe.training.documents import split_markdown
 from adaptive_moe.training.material import Material, Row, question_key
 from adaptive_moe.training.splits import split_examples
-from adaptive_moe.training.synthesis import synthesise
+from adaptive_moe.training.synthesis import Example, synthesise
+from adaptive_moe.training.taught_forms import IMPLIED
 
 SETTINGS = TrainingSettings(min_examples=4)
 
@@ -142,3 +143,17 @@ def test_the_digest_is_that_of_the_split():
 def test_too_few_examples_are_refused():
     with pytest.raises(TooFewExamplesError):
         split_examples(material(rows(3)), (), SETTINGS, 0)
+
+
+def test_a_fact_that_is_held_out_is_not_taught_by_its_other_name():
+    def asked(number, form, fact):
+        prompt = (("user", f"{form} {number}?"),)
+        return Example(prompt, f"answer {number}", fact, form, "notes.md", number)
+
+    rules = [asked(number, "state", f"rule {number}") for number in range(40)]
+    taught = [asked(number, IMPLIED, f"notes.md:1 answer {number}") for number in range(40)]
+    settings = SETTINGS.model_copy(update={"split": "generalise"})
+    split = split_examples(material(()), (*rules, *taught), settings, 0)
+    held_out = {each.answer for each in (*split.selection, *split.held_out)}
+    assert held_out
+    assert not held_out & {each.answer for each in split.train}

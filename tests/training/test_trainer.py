@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -176,6 +177,28 @@ def test_a_finished_training_is_kept_until_its_result_is_used(
     assert first.history == again.history
     remove_checkpoint(folder)
     assert not folder.exists()
+
+
+def test_what_decides_no_weights_may_change_while_a_training_rests(
+    tmp_path, llama, make_bank, examples, quick
+):
+    folder, seen = tmp_path / "run", []
+    with pytest.raises(TrainingInterruptedError):
+        train(
+            llama,
+            make_bank,
+            examples,
+            quick,
+            checkpoint=folder,
+            listener=seen.append,
+            cancelled=lambda: len(seen) == 3,
+        )
+    changed = {"max_guard_loss": 0.5, "teacher_timeout_seconds": 9.0, "checkpoint_every": 1}
+    changed |= {"gradient_checkpointing": True, "guard": Path("other.jsonl")}
+    steps = []
+    other = quick.model_copy(update=changed)
+    train(llama, make_bank, examples, other, checkpoint=folder, listener=steps.append)
+    assert steps[0].step == 4
 
 
 def test_a_foreign_or_broken_checkpoint_is_not_believed(
