@@ -205,14 +205,15 @@ def test_a_heading_is_looked_at_too(tmp_path):
 
 
 def test_an_instruction_that_all_rows_share_makes_none_a_copy(tmp_path):
-    instruction = "Read the text and say what mood it is in, one word only please. The text:"
+    chance = random.Random(4)  # noqa: S311  not for security
     names = [f"{first}{last}" for first in WORDS for last in WORDS]
-    pairs = [(f"{instruction} we met at {each} hill", "calm") for each in (*names, names[0])]
-    material, _ = clean(read_rows(tmp_path, [*pairs, (f"{pairs[7][0]} now", "calm")]))
-    assert len(material.rows) == len(names)
-    settings = TrainingSettings(split="generalise")
-    split = split_examples(material, (), settings, seed=0)
-    assert len(split.held_out) + len(split.selection) > 10
+    instruction = f"Say what mood this is in: {' '.join(chance.sample(names, 140))}"
+    asked = [f"{instruction} {' '.join(chance.sample(names, 8))}" for _ in range(300)]
+    material = read_rows(tmp_path, [(each, "calm") for each in (*asked, f"{asked[7]} now")])
+    material, _ = clean(material)
+    assert [row.prompt[-1][1] for row in material.rows] == asked
+    split = split_examples(material, (), TrainingSettings(split="generalise"), seed=0)
+    assert len(split.held_out) + len(split.selection) > 30
 
 
 def test_no_example_made_of_documents_asks_what_an_evaluation_asks():
