@@ -34,6 +34,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
     model = bases.load(POCKET, plan.device)
     bank = LoraBank(model.model, model.layers, capacity_bytes=_BANK_BYTES, dtype=model.dtype)
     settings = TrainingSettings(
+        optimizer="adamw",
         rank=plan.rank,
         max_steps=4 if plan.quick else _STEPS,
         batch_size=_BATCH,

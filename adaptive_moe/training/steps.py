@@ -7,6 +7,7 @@ from typing import final
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import InsufficientMemoryError
@@ -17,6 +18,7 @@ from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import micro_batches
 from adaptive_moe.training.interruption import stop_if_cancelled
+from adaptive_moe.training.muon import Muon
 
 _EVALUATION_FACTOR = 4  # without gradients, so many more examples fit into one pass
 
@@ -40,7 +42,7 @@ class ExampleScore:
 
 @final
 class Stepper:
-    """AdamW over an adapter; when memory runs out its micro-batch shrinks for good.
+    """The optimiser over an adapter; when memory runs out its micro-batch shrinks for good.
 
     Where not even one example fits, passes are recomputed for their gradients from then on.
     """
@@ -53,12 +55,7 @@ class Stepper:
         self._loss = loss
         self._clip_norm = settings.clip_norm
         self._size = settings.micro_batch_size
-        self._optimizer = torch.optim.AdamW(
-            adapter.parameters,
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self._optimizer = _optimizer(adapter, settings)
 
     def step(self, indexes: Sequence[int], rate: float) -> tuple[float, int] | None:
         """Mean loss and answer tokens of the step; None when it was not finite and not taken.
@@ -127,6 +124,13 @@ class Stepper:
                 (total / tokens).backward()
             summed += float(total.detach())
         return summed / tokens, tokens
+
+
+def _optimizer(adapter: Adapter, settings: TrainingSettings) -> Optimizer:
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "muon":
+        return Muon(adapter.parameters, lr=rate, weight_decay=decay)
+    return torch.optim.AdamW(adapter.parameters, lr=rate, weight_decay=decay, fused=True)
 
 
 def evaluate(

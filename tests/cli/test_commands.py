@@ -114,7 +114,7 @@ def test_a_filling_is_rehearsed_and_the_gap_stays_where_it_was(store, tmp_path):
         f"# Elements\n\n| Element | Chemical symbol |\n|---|---|\n{table}\n| Iron | Fe |\n"
     )
     rehearsal = ("--data", tmp_path / "elements.md", "--dry-run", "--set", "training.batch_size=4")
-    assert values("gaps", "fill", "1", *rehearsal, *store)["steps"] == 800
+    assert values("gaps", "fill", "1", *rehearsal, *store)["steps"] == 400
     assert values("gaps", "show", "1", *store)["history"] == []
 
 

@@ -53,5 +53,5 @@ def test_earlier_fillings_and_trainings_of_this_base_are_told(gaps, tmp_path):
     ]
     assert found.cost.trainings[0].bytes == len(b"12345") + len("{}")
     assert other.cost.trainings == ()
-    assert found.cost.most_steps == 800
+    assert found.cost.most_steps == 400
     assert found.cost.estimate_with == f"adaptive-moe gaps fill {gaps[1].id} --dry-run"

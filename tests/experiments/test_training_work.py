@@ -38,6 +38,7 @@ def test_every_step_is_the_trainers(activation, scaling):
     model, tokenizer = tiny_model("llama")
     language_model = adopt(model.double(), tokenizer)
     settings = TrainingSettings(
+        optimizer="adamw",
         rank=4,
         max_steps=STEPS,
         batch_size=8,

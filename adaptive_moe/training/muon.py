@@ -1,0 +1,82 @@
+"""Muon for the factors of an adapter: every step turns all directions of a gradient alike."""
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from typing import Any, final
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_RMS = 0.2  # of a step's entries at rate 1, about that of Adam's
+_DAMPING = 1e-4  # of the squared norm; weaker directions are noise and stay weak
+
+
+@final
+class Muon(Optimizer):
+    """Momentum, of which the nearest matrix with orthonormal rows is taken (Jordan et al. 2024).
+
+    A factor has few rows, so that matrix comes from its Gram matrix, (G G')^-1/2 G, exactly but
+    for a damping, and for all factors of one rank in a single batch; the usual Newton-Schulz
+    iteration approximates it, one parameter at a time. Steps are scaled to the size of Adam's, so
+    that rates mean the same (Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2).
+    `weight_decay` is decoupled. Parameters are matrices; one without a gradient is left alone.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # noqa: ANN401  as torch has it
+        """One step along the gradients that are there; the loss where a closure computes it."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for parameters in _of_one_shape(group["params"]):
+                ahead = [self._look_ahead(each, group["momentum"]) for each in parameters]
+                for parameter, direction in zip(parameters, _orthonormal(ahead), strict=True):
+                    size = group["lr"] * _RMS * math.sqrt(max(parameter.shape))
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.add_(direction, alpha=-size)
+        return loss
+
+    def _look_ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
+        """Nesterov's: the gradient and the momentum that it has just become a part of."""
+        gradient, state = parameter.grad, self.state[parameter]
+        assert gradient is not None
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].mul_(momentum).add_(gradient)
+        return gradient.add(state["momentum"], alpha=momentum)
+
+
+def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
+    """Those with a gradient, by number of rows and device."""
+    groups: dict[tuple[int, torch.device], list[nn.Parameter]] = defaultdict(list)
+    for parameter in parameters:
+        if parameter.grad is not None:
+            groups[len(parameter), parameter.device].append(parameter)
+    return groups.values()
+
+
+def _orthonormal(matrices: list[Tensor]) -> list[Tensor]:
+    """Each with all singular values at 1, those far below the largest less; zeros stay zeros.
+
+    The matrices have as many rows each.
+    """
+    smallest = torch.finfo(matrices[0].dtype).tiny
+    unit = [each / torch.linalg.vector_norm(each).clamp_min(smallest) for each in matrices]
+    squares, directions = torch.linalg.eigh(torch.stack([each @ each.mT for each in unit]))
+    roots = (squares.clamp_min(0) + _DAMPING).rsqrt()
+    inverse = (directions * roots[:, None, :]) @ directions.mT
+    return [root @ each for root, each in zip(inverse, unit, strict=True)]
