@@ -194,7 +194,7 @@ class TrainingSettings(TeacherSettings):
         "the base is on the CPU and a copy of it takes at most half of the free RAM, else a thread",
     )
     prompt_cache_bytes: int = Field(
-        512 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
+        1024 * MIB, ge=0, description="RAM for prompt key-values; beyond it they are recomputed"
     )
     checkpoint_every: PositiveInt = Field(50, description="steps between resumable checkpoints")
     guard_prompts: int = Field(

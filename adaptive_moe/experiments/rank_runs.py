@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, Self, final
+from typing import Any, Literal, Self, final
 
 from adaptive_moe.errors import DataError
 
 FIXED, CONTROL = "fixed", "random"
-_VERSION = 1  # of what a run does; a new one does not go on with the records of another
+OPTIMIZER: Literal["muon"] = "muon"
+_VERSION = 2  # of what a run does; a new one does not go on with the records of another
 
 Record = Mapping[str, Any]
 """One line of the file: the start of a study, or a run that is done or failed."""
@@ -64,11 +65,11 @@ class RankPlan:
     reference_rank: int = 4
     steps: int = 320
     seeds: tuple[int, ...] = (1, 2, 3, 4, 5)
-    rates: tuple[float, ...] = (1.5e-3, 3e-3, 6e-3)
+    rates: tuple[float, ...] = (3e-3, 6e-3, 1.2e-2)
     sweep_seed: int = 100
     floor_ranks: tuple[int, int] = (2, 16)
     floor_seeds: tuple[int, ...] = (11, 12, 13)
-    floor_rate: float = 3e-3
+    floor_rate: float = 6e-3
 
     def floor_runs(self, name: str, digest: str) -> tuple[RankRun, ...]:
         """Uniform ranks of either size on a few seeds."""

@@ -19,7 +19,7 @@ from adaptive_moe.experiments import bases
 from adaptive_moe.experiments.figures import reason_of
 from adaptive_moe.experiments.machine import Bystanders, working_conditions
 from adaptive_moe.experiments.plan import POCKET
-from adaptive_moe.experiments.rank_runs import READY, RankRun
+from adaptive_moe.experiments.rank_runs import OPTIMIZER, READY, RankRun
 from adaptive_moe.experiments.rank_sets import StudySet, load_set
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
@@ -80,6 +80,7 @@ def _settings(run: RankRun) -> TrainingSettings:
         {
             "ranks": run.strategy,
             "rank": run.rank,
+            "optimizer": OPTIMIZER,
             "learning_rate": run.learning_rate,
             "max_steps": run.steps,
             "evaluate_every": _EVERY,

@@ -8,7 +8,7 @@ from adaptive_moe.experiments.rank_findings import (
     SetFindings,
     least_adjusted,
 )
-from adaptive_moe.experiments.rank_runs import CONTROL, FIXED, RankPlan
+from adaptive_moe.experiments.rank_runs import CONTROL, FIXED, OPTIMIZER, RankPlan
 
 
 def conclusion(
@@ -114,7 +114,8 @@ def method(plan: RankPlan) -> str:
     return f"""\
 Does it matter where an expert's parameters lie? Every arm trains on the pocket model with exactly
 the parameters of rank {plan.reference_rank} everywhere, read back from the trained factors; it
-takes the same {plan.steps} steps of 32 examples and, seed by seed, the same examples in each.
+takes the same {plan.steps} steps of 32 examples by {OPTIMIZER} and, seed by seed, the same examples
+in each.
 
 * **Sides.** Every fact is taught in many wordings. Some held-out wordings choose a run's best
   weights, looked at every 80 steps, and its arm's rate. Others, one a fact, are asked once, of the

@@ -123,10 +123,12 @@ def test_a_rate_is_chosen_by_answers_then_by_loss_on_the_selection_side():
     }
     rates = chosen_rates(PLAN, "packs", "a1", done, ())
     assert list(rates) == ["gradient"]
-    assert (rates["gradient"].rate, rates["gradient"].is_edge) == (3e-3, False)
+    assert (rates["gradient"].rate, rates["gradient"].is_edge) == (PLAN.rates[1], False)
     missing = {key: found for key, found in done.items() if key != runs[2].key}
     assert not chosen_rates(PLAN, "packs", "a1", missing, ())
-    assert chosen_rates(PLAN, "packs", "a1", missing, {runs[2].key})["gradient"].rate == 3e-3
+    assert (
+        chosen_rates(PLAN, "packs", "a1", missing, {runs[2].key})["gradient"].rate == PLAN.rates[1]
+    )
 
 
 def test_a_rate_that_is_added_later_is_tried_before_anything_is_compared(tmp_path):
@@ -179,7 +181,7 @@ def test_five_pairs_decide_nothing_whatever_they_score(tmp_path):
     assert "than 0.125 after Holm" in text
     assert "Nor is it decided whether any arm beats `random`, the control." in text
     assert "None beats" not in text
-    assert "* missing: unshown, fixed, rank 2, rate 0.003, seed 11" in text
+    assert "* missing: unshown, fixed, rank 2, rate 0.006, seed 11" in text
     assert "| unshown | 20 | 200 | 20 | 20 | | | | | not measured yet |" in text
 
 
