@@ -86,6 +86,11 @@ def outlook_parts(outlook: "Outlook") -> tuple[RenderableType, ...]:
     return (
         Text("Material", style="bold"),
         facts_table(told | _material_facts(outlook)),
+        *(
+            Text(f"  {clean_line(f'{each.prompt} → {each.file}:{each.line}')}")
+            for each in outlook.found[:_SHOWN]
+        ),
+        *_more(len(outlook.found)),
         *(Text(f"  no evidence: {clean_line(prompt)}") for prompt in outlook.missing[:_SHOWN]),
         *_more(len(outlook.missing)),
         Text("Cost", style="bold"),

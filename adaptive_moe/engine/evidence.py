@@ -1,4 +1,4 @@
-"""Whether material says anything about a gap's prompts, and which of its files do."""
+"""Whether material says anything about a gap's prompts, where, and which of its files do."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,6 +9,7 @@ from adaptive_moe.errors import DataError, GapError
 from adaptive_moe.gaps.terms import content_words
 from adaptive_moe.training.files import hub_name
 from adaptive_moe.training.material import Material, is_material, read_material
+from adaptive_moe.training.retrieval import PassageIndex
 
 _COVERED = 0.5  # share of a prompt's topic words that one place must hold
 _ENOUGH = 0.5  # share of the prompts that the material must cover
@@ -26,17 +27,28 @@ class MissingSourcesError(GapError):
 
 
 @dataclass(frozen=True, slots=True)
+class BestPlace:
+    """The place in the material that answers best to a prompt; lines count from 1."""
+
+    prompt: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
 class Coverage:
     """What material says about some prompts.
 
     `covered` holds for every file and pack that could be read the prompts it speaks about, in the
-    order given; `missing` are those that none does, `problems` tells what cannot be read.
+    order given; `missing` are those that none does, `problems` tells what cannot be read. `found`
+    are the others with the best place for each by BM25, none where bm25s is not installed.
     """
 
     prompts: int
     covered: Mapping[Path, frozenset[str]]
     missing: tuple[str, ...]
     problems: tuple[str, ...]
+    found: tuple[BestPlace, ...]
 
     @property
     def is_enough(self) -> bool:
@@ -56,16 +68,33 @@ def coverage(prompts: Sequence[str], sources: Sequence[Path]) -> Coverage:
     A source speaks about a prompt when some passage or row of it holds half of its topic words.
     One that cannot be read is passed over and told in `problems`.
     """
-    covered: dict[Path, frozenset[str]] = {}
+    units: dict[Path, list[_Place]] = {}
     problems: list[str] = []
     for source in _units(sources):
         try:
-            covered[source] = _covered(prompts, source)
+            units[source] = _places(read_material([source]))
         except DataError as error:
             problems.append(str(error))
+    topics = {prompt: content_words(prompt) for prompt in prompts}
+    covered = {
+        source: frozenset(
+            prompt
+            for prompt, topic in topics.items()
+            if any(place.speaks_about(topic) for place in places)
+        )
+        for source, places in units.items()
+    }
     together = frozenset[str]().union(*covered.values())
-    missing = tuple(prompt for prompt in prompts if prompt not in together)
-    return Coverage(len(prompts), covered, missing, tuple(problems))
+    return Coverage(
+        len(prompts),
+        covered,
+        missing=tuple(prompt for prompt in prompts if prompt not in together),
+        problems=tuple(problems),
+        found=_found(
+            {prompt: topic for prompt, topic in topics.items() if prompt in together},
+            [place for places in units.values() for place in places],
+        ),
+    )
 
 
 def relevant_files(prompts: Sequence[str], sources: Sequence[Path]) -> tuple[Path, ...]:
@@ -118,22 +147,51 @@ def _is_unit(path: Path, folder: Path) -> bool:
     return is_material(path, folder) or (path.is_dir() and not path.name.startswith("."))
 
 
-def _covered(prompts: Sequence[str], source: Path) -> frozenset[str]:
-    places = [content_words(text) for text in _texts(read_material([source]))]
-    return frozenset(
-        prompt
-        for prompt in prompts
-        if (topic := content_words(prompt))
-        and any(len(topic & place) >= _COVERED * len(topic) for place in places)
-    )
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A row, or a line of a passage, which is read with its headings."""
+
+    file: str
+    line: int
+    text: str
+    words: frozenset[str]
+
+    def speaks_about(self, topic: frozenset[str]) -> bool:
+        return bool(topic) and len(topic & self.words) >= _COVERED * len(topic)
 
 
-def _texts(material: Material) -> list[str]:
-    """One text a place: a row, or a line of a passage with its headings."""
-    rows = [" ".join((*(text for _, text in row.prompt), row.answer)) for row in material.rows]
-    lines = [
-        " ".join((*passage.heading, line))
-        for passage in material.passages
-        for line in passage.text.splitlines()
+def _places(material: Material) -> list[_Place]:
+    rows = [
+        (row.file, row.line, " ".join((*(text for _, text in row.prompt), row.answer)))
+        for row in material.rows
     ]
-    return rows + lines
+    lines = [
+        (passage.file, passage.line + offset, " ".join((*passage.heading, line)))
+        for passage in material.passages
+        for offset, line in enumerate(passage.text.splitlines())
+    ]
+    return [_Place(file, line, text, content_words(text)) for file, line, text in rows + lines]
+
+
+def _found(topics: Mapping[str, frozenset[str]], places: Sequence[_Place]) -> tuple[BestPlace, ...]:
+    """Of the places that speak about a prompt the best one, for each prompt."""
+    if not topics:
+        return ()
+    try:
+        index = PassageIndex([place.text for place in places])
+    except ImportError:
+        return ()
+    best = {
+        prompt: max(
+            (score, -number)
+            for number, (place, score) in enumerate(
+                zip(places, index.scores(prompt).tolist(), strict=True)
+            )
+            if place.speaks_about(topic)
+        )
+        for prompt, topic in topics.items()
+    }
+    return tuple(
+        BestPlace(prompt, places[-number].file, places[-number].line)
+        for prompt, (_, number) in best.items()
+    )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adaptive_moe.config.settings import Settings
-from adaptive_moe.engine.evidence import coverage
+from adaptive_moe.engine.evidence import BestPlace, coverage
 from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.gaps.budget import judged_trainings
 from adaptive_moe.gaps.ledger import Gap
@@ -56,13 +56,15 @@ class Outlook:
 
     `terms` set its prompts apart from other gaps', `subjects` tell them from each other: material
     should speak of both. `sources` are those of `gaps.sources` that speak about any of its prompts,
-    `missing` the prompts that none does, `problems` what cannot be read; `is_enough` says whether a
-    training would be begun on them, None where no source is configured.
+    `found` the best place for each of these prompts, `missing` the others, `problems` what cannot
+    be read; `is_enough` says whether a training would be begun on them, None where no source is
+    configured.
     """
 
     terms: tuple[str, ...]
     subjects: tuple[str, ...]
     sources: tuple[SourceOutlook, ...]
+    found: tuple[BestPlace, ...]
     missing: tuple[str, ...]
     problems: tuple[str, ...]
     is_enough: bool | None
@@ -90,6 +92,7 @@ def outlook(
         terms=gap.terms,
         subjects=subjects(gap.prompts),
         sources=tuple(speaking),
+        found=found.found,
         missing=found.missing if sources else (),
         problems=found.problems,
         is_enough=found.is_enough if sources else None,

@@ -1,7 +1,12 @@
-"""What plain retrieval over the same material would have found, beside the expert's figures."""
+"""Retrieval by BM25: what material says about a prompt, and what that alone would have answered."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast, final
+
+import numpy as np
+from jaxtyping import Float
 
 from adaptive_moe.measures.graders import normalise, normalised
 from adaptive_moe.measures.sampling import evenly
@@ -27,6 +32,29 @@ class RetrievalFigures:
     asked: int = 0
 
 
+@final
+class PassageIndex:
+    """Scores texts against a question by BM25 (Robertson & Zaragoza 2009).
+
+    Raises ImportError where bm25s, of adaptive_moe[training], is not installed; there is at least
+    one text.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        import bm25s
+
+        self._index = bm25s.BM25()
+        self._index.index([_tokens(text) for text in texts], show_progress=False)
+        self._count = len(texts)
+
+    def scores(self, question: str) -> Float[np.ndarray, " text"]:
+        """How well each text answers to the words of the question; 0 where none is in it."""
+        known = [word for word in _tokens(question) if word in self._index.vocab_dict]
+        if not known:
+            return np.zeros(self._count, dtype=np.float32)
+        return cast("Float[np.ndarray, ' text']", self._index.get_scores(known))
+
+
 def measure_retrieval(
     passages: Sequence[Passage],
     train: Sequence[Example],
@@ -34,7 +62,7 @@ def measure_retrieval(
     *,
     answer: Answerer | None = None,
 ) -> RetrievalFigures:
-    """Rank passages, table rows and training rows by BM25 (Robertson & Zaragoza 2009).
+    """Look the questions up in passages and table rows, else in training rows.
 
     `answer` is the base's, which is asked 100 of the questions at most.
     """
@@ -42,16 +70,11 @@ def measure_retrieval(
     if not texts or not held_out:
         return RetrievalFigures(None, len(held_out), "there is nothing to retrieve")
     try:
-        import bm25s
+        index = PassageIndex(texts)
     except ImportError:
         note = "not measured: bm25s is not installed (adaptive_moe[training])"
         return RetrievalFigures(None, len(held_out), note)
-    questions = [_question(example) for example in held_out]
-    index = bm25s.BM25()
-    index.index(bm25s.tokenize(texts, stopwords=None, show_progress=False), show_progress=False)
-    queries = bm25s.tokenize(questions, stopwords=None, show_progress=False)
-    best, _ = index.retrieve(queries, k=1, show_progress=False)
-    found = [texts[int(place[0])] for place in best]
+    found = [texts[int(index.scores(_question(each)).argmax())] for each in held_out]
     hits = sum(map(_holds, found, (example.answer for example in held_out)))
     note = "answer string inside the best passage, BM25"
     if answer is None:
@@ -63,6 +86,10 @@ def measure_retrieval(
         for reply, (_, example) in zip(replies, asked, strict=True)
     )
     return RetrievalFigures(hits, len(held_out), note, right, len(asked))
+
+
+def _tokens(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
 
 
 def _question(example: Example) -> str:

@@ -90,10 +90,14 @@ def test_a_gap_tells_which_sources_speak_about_it_and_which_prompts_they_leave(p
     assert ahead["is_enough"]
     assert ahead["sources"] == [{"path": str(tmp_path / "lights.md"), "prompts": 1}]
     assert ahead["missing"] == []
+    place_found = {"file": "lights.md", "line": 3, "prompt": "Which keeper does Bell Rock have?"}
+    assert ahead["found"] == [place_found]
     assert "rows.jsonl, row 1: no known keys" in ahead["problems"][0]
     ahead = values(*show("other.md", "absent.md"))["outlook"]
     assert not ahead["is_enough"]
     assert ahead["missing"] == ["Which keeper does Bell Rock have?"]
     assert "there is no such file" in ahead["problems"][0]
+    told = run("gaps", *show("lights.md")).stdout
+    assert "Which keeper does Bell Rock have? → lights.md:3" in told
     told = run("gaps", *show("other.md")).stdout
     assert "no evidence: Which keeper does Bell Rock have?" in told

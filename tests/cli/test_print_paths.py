@@ -14,6 +14,7 @@ from adaptive_moe.cli.gap_view import gap_parts, outlook_parts
 from adaptive_moe.cli.gate_view import gate_parts
 from adaptive_moe.cli.tables import expert_parts, experts_table, facts_table, flatten, gaps_table
 from adaptive_moe.cli.training_view import plan_line, verdict
+from adaptive_moe.engine.evidence import BestPlace
 from adaptive_moe.engine.outlook import CostOutlook, EarlierTraining, Outlook, SourceOutlook
 from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.gaps.evidence import Figures, Member
@@ -74,8 +75,8 @@ def hostile_parts(text: str):
         history=(Transition(1, GapState.OBSERVED, GapState.SUSPECTED, text, {}, text),),
     )  # fmt: skip
     ahead = Outlook(
-        terms=(text,), subjects=(text,), sources=(SourceOutlook(text, 1),), missing=(text,),
-        problems=(text,), is_enough=True,
+        terms=(text,), subjects=(text,), sources=(SourceOutlook(text, 1),),
+        found=(BestPlace(text, text, 1),), missing=(text,), problems=(text,), is_enough=True,
         cost=CostOutlook(800, (1.0,), (EarlierTraining(text, 1, 9, 9),), text),
     )  # fmt: skip
     held_out = HeldOutFigures("recall", "exact", 9, 0.0, 1.0, 2.0, 1.0, 9, Interval(1.0, 0.9, 1.0))

@@ -4,10 +4,27 @@ import json
 
 import pytest
 
-from adaptive_moe.engine.evidence import MissingSourcesError, relevant_files
+from adaptive_moe.engine.evidence import BestPlace, MissingSourcesError, coverage, relevant_files
 from adaptive_moe.errors import GapError
 
 PROMPTS = ["Which keeper does the northern lighthouse have?", "Who keeps the old lighthouse?"]
+
+
+def test_every_prompt_is_told_the_place_that_answers_it_best(tmp_path):
+    """Both lines of the table hold half of the topic words; the rare ones decide."""
+    (tmp_path / "lights.md").write_text(
+        "# Lights\n\nA light has a keeper.\n\n| Light | Keeper |\n|---|---|\n"
+        "| Bell Rock | Ann |\n| Bell Head | Bo |\n| South Head | Cy |\n"
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "Who paints South Head?", "completion": "Di"}\n')
+    prompts = ("Who is keeper of Bell Head?", "Who paints South Head?", "How deep is lake Como?")
+    found = coverage(prompts, [tmp_path])
+    assert found.found == (
+        BestPlace(prompts[0], "lights.md", 8),
+        BestPlace(prompts[1], "rows.jsonl", 1),
+    )
+    assert found.missing == (prompts[2],)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_a_run_that_fails_is_kept_with_its_reason_and_not_tried_again(tmp_path):
     path, again = tmp_path / "runs", Bench()
     text = page(path, Bench(broken="gradient"))
     assert (
-        "* failed: packs, gradient, rank 4, rate 0.0015, seed 100: DivergedError: not / finite"
+        "* failed: packs, gradient, rank 4, rate 0.003, seed 100: DivergedError: not / finite"
         in text
     )
     study(path, again)
@@ -126,9 +126,8 @@ def test_a_rate_is_chosen_by_answers_then_by_loss_on_the_selection_side():
     assert (rates["gradient"].rate, rates["gradient"].is_edge) == (PLAN.rates[1], False)
     missing = {key: found for key, found in done.items() if key != runs[2].key}
     assert not chosen_rates(PLAN, "packs", "a1", missing, ())
-    assert (
-        chosen_rates(PLAN, "packs", "a1", missing, {runs[2].key})["gradient"].rate == PLAN.rates[1]
-    )
+    rates = chosen_rates(PLAN, "packs", "a1", missing, {runs[2].key})
+    assert rates["gradient"].rate == PLAN.rates[1]
 
 
 def test_a_rate_that_is_added_later_is_tried_before_anything_is_compared(tmp_path):
