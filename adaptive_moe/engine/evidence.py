@@ -185,7 +185,7 @@ def _found(topics: Mapping[str, frozenset[str]], places: Sequence[_Place]) -> tu
         prompt: max(
             (score, -number)
             for number, (place, score) in enumerate(
-                zip(places, index.scores(prompt).tolist(), strict=True)
+                zip(places, index.scores(" ".join(topic)).tolist(), strict=True)
             )
             if place.speaks_about(topic)
         )

@@ -11,14 +11,14 @@ PROMPTS = ["Which keeper does the northern lighthouse have?", "Who keeps the old
 
 
 def test_every_prompt_is_told_the_place_that_answers_it_best(tmp_path):
-    """Both lines of the table hold half of the topic words; the rare ones decide."""
+    """Three lines of the table hold half of the first prompt's topic words, one holds both."""
     (tmp_path / "lights.md").write_text(
         "# Lights\n\nA light has a keeper.\n\n| Light | Keeper |\n|---|---|\n"
         "| Bell Rock | Ann |\n| Bell Head | Bo |\n| South Head | Cy |\n"
     )
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "Who paints South Head?", "completion": "Di"}\n')
-    prompts = ("Who is keeper of Bell Head?", "Who paints South Head?", "How deep is lake Como?")
+    prompts = ("Who is at Bell Head?", "Who paints South Head?", "How deep is lake Como?")
     found = coverage(prompts, [tmp_path])
     assert found.found == (
         BestPlace(prompts[0], "lights.md", 8),
