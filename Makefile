@@ -73,9 +73,11 @@ decisions: .venv/installed build/polygraph/installed
 	  $(DECISIONS_OPTIONS) > build/decisions.json
 	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
 
-# Fill the Training table and write docs/training.md from it (about a quarter of an hour).
+# Fill the Training table and write docs/training.md from it (about half an hour). The peers are
+# transformers' Trainer and trl's SFTTrainer.
 training: .venv/installed
 	mkdir -p build
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt trl
 	$(BIN)/python benchmarks/training.py > build/training.json
 	$(BIN)/python -m adaptive_moe.experiments.training_page build/training.json docs/training.md
 

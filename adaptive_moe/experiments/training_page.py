@@ -11,12 +11,14 @@ from adaptive_moe.experiments.page import Found, Page
 _HOW = """\
 Everything is trained on the pocket model, rank 8 in all layers.
 
-* **Speed.** Both trainers start from the same factors, see the same examples in the same steps, and
-  use the same optimiser, rates and clipping; a step has 32 examples in four passes. First it is
-  measured that their losses agree, then they take turns in random order; a ratio is the median over
-  rounds, of CPU seconds over threads. The examples of identical mathematics are a knowledge pack's
-  own; those of cached prompts are words at random, 64 tokens of prompt and 16 of answer on average.
-  Reading the prompts is part of the time, in every round anew; making the Trainer is part of its.
+* **Speed.** All trainers start from the same factors, see the same examples in the same steps, and
+  use AdamW with the same rates and clipping; a step has 32 examples in four passes. First it is
+  measured that our losses and the Trainer's agree, then they take turns in random order; a ratio is
+  the median over rounds, of CPU seconds over threads. The examples of identical mathematics are a
+  knowledge pack's own; those of cached prompts are words at random, 64 tokens of prompt and 16 of
+  answer on average. Reading the prompts is part of the time, in every round anew; making the
+  Trainer is part of its. trl's SFTTrainer gets the same tokens, in float32 and without gradient
+  checkpointing, which it would otherwise use.
 * **Packs.** Each in an empty store, from its documents alone, by default settings; wall seconds
   from reading them until the expert is live, the gate included. The blind questions were written
   by hand, and nothing reads them but this measurement; before and after, routing is automatic.

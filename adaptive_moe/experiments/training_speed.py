@@ -1,4 +1,4 @@
-"""Seconds of a training: our steps against Trainer over PEFT, with the same mathematics."""
+"""Seconds of a training: our steps against two trainers over PEFT, with the same mathematics."""
 
 import random
 from collections.abc import Iterator
@@ -66,20 +66,25 @@ def _compare(
     same = peer if own is others else PeerTraining(own)
     yield from _apart(row, ours.run(), same.run())
 
-    def steps(result: Trained) -> int:
-        return len(result.losses)
+    def timed(name: str, training: OurTraining | PeerTraining) -> Variant:
+        return Variant(name, _BATCH, lambda: len(training.run().losses))
 
-    reference = Variant("Trainer and PEFT", _BATCH, lambda: steps(peer.run()))
-    variant = Variant("our trainer", _BATCH, lambda: steps(ours.run()))
-    comparison = Comparison(row, variant, reference, target=target)
+    variant = timed("our trainer", ours)
+    comparisons = [Comparison(row, variant, timed("Trainer and PEFT", peer), target=target)]
+    try:
+        another = PeerTraining(others, "SFTTrainer")
+    except ImportError:
+        yield Figure.failed(row, "our trainer", POCKET, "trl is not installed")
+    else:
+        comparisons.append(Comparison(row, variant, timed("SFTTrainer and PEFT", another)))
     seconds = interleaved.measure(
-        [comparison],
+        comparisons,
         rounds=min(plan.most_rounds, _ROUNDS),
         seed=plan.seed,
         clock=interleaved.stopwatch(own.language_model.device),
         tell=lambda text: tell(f"{row}: {text}"),
     )
-    yield from interleaved.figures([comparison], seconds, model=POCKET)
+    yield from interleaved.figures(comparisons, seconds, model=POCKET)
 
 
 def _apart(row: str, ours: Trained, theirs: Trained) -> Iterator[Figure]:

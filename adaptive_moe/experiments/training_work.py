@@ -1,12 +1,12 @@
-"""The same optimiser steps by our trainer and by transformers' Trainer over PEFT.
+"""The same optimiser steps by our trainer, transformers' Trainer and trl's SFTTrainer over PEFT.
 
-Both start from the same factors, see the same examples in the same steps, and use the same
+All start from the same factors, see the same examples in the same steps, and use the same
 optimiser, rates and clipping; the loss is over the answers' tokens, each weighing the same within
 a step.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, final
 
@@ -116,10 +116,14 @@ class OurTraining:
 
 @final
 class PeerTraining:
-    """transformers.Trainer over a PEFT model: LoRA, or aLoRA where experts act on the answer."""
+    """A trainer over a PEFT model: LoRA, or aLoRA where experts act on the answer.
 
-    def __init__(self, work: Work) -> None:
+    Raises ImportError for "SFTTrainer" where trl is not installed.
+    """
+
+    def __init__(self, work: Work, trainer: Literal["Trainer", "SFTTrainer"] = "Trainer") -> None:
         self._work = work
+        self._begin = _trl() if trainer == "SFTTrainer" else _transformers()
         settings = work.settings
         header = work.language_model.header_ids
         self._model = trainable(
@@ -147,12 +151,15 @@ class PeerTraining:
             optimizer, lambda step: learning_rate(step, settings) / settings.learning_rate
         )
         with tempfile.TemporaryDirectory() as folder:
-            trainer = _InOrder(
-                model=self._model,
-                args=_arguments(settings, folder),
-                train_dataset=cast("Any", self._rows),
-                data_collator=self._padded,
-                optimizers=(optimizer, rate),
+            trainer = self._begin(
+                _arguments(settings, folder),
+                {
+                    "model": self._model,
+                    "processing_class": self._work.language_model.tokenizer,
+                    "data_collator": self._padded,
+                    "optimizers": (optimizer, rate),
+                },
+                self._rows,
             )
             trainer.remove_callback(PrinterCallback)  # it would print among our JSON
             trainer.train()
@@ -202,6 +209,39 @@ class _InOrder(Trainer):
         return SequentialSampler(cast("Any", train_dataset or self.train_dataset))
 
 
+_Begin = Callable[[dict[str, Any], dict[str, Any], list[dict[str, list[int]]]], _InOrder]
+
+
+def _transformers() -> _Begin:
+    return lambda arguments, parts, rows: _InOrder(
+        args=TrainingArguments(**arguments), train_dataset=cast("Any", rows), **parts
+    )
+
+
+def _trl() -> _Begin:
+    from datasets import Dataset
+    from trl import SFTConfig, SFTTrainer
+
+    # Its own methods are looked up before the Trainer's, and those above before both.
+    in_order = type("_InOrderSFT", (_InOrder, SFTTrainer), {})
+
+    def begin(
+        arguments: dict[str, Any], parts: dict[str, Any], rows: list[dict[str, list[int]]]
+    ) -> _InOrder:
+        options = SFTConfig(
+            **arguments,
+            dataset_kwargs={"skip_prepare_dataset": True},
+            max_length=None,
+            # On by default, and both slower here.
+            bf16=False,
+            gradient_checkpointing=False,
+        )
+        trainer = in_order(args=options, train_dataset=Dataset.from_list(rows), **parts)
+        return cast("_InOrder", trainer)
+
+    return begin
+
+
 def _row(language_model: LanguageModel, example: EncodedExample) -> dict[str, list[int]]:
     before = [*example.prompt_ids, *language_model.header_ids]
     answer = list(example.answer_ids)
@@ -212,19 +252,19 @@ def _row(language_model: LanguageModel, example: EncodedExample) -> dict[str, li
     }
 
 
-def _arguments(settings: TrainingSettings, folder: str) -> TrainingArguments:
-    return TrainingArguments(
-        output_dir=folder,
-        max_steps=settings.max_steps,
-        per_device_train_batch_size=settings.micro_batch_size,
-        gradient_accumulation_steps=settings.batch_size // settings.micro_batch_size,
-        max_grad_norm=settings.clip_norm,
-        logging_strategy="no",
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=True,
-        dataloader_pin_memory=False,
-        remove_unused_columns=False,
-        seed=settings.seed,
-    )
+def _arguments(settings: TrainingSettings, folder: str) -> dict[str, Any]:
+    return {
+        "output_dir": folder,
+        "max_steps": settings.max_steps,
+        "per_device_train_batch_size": settings.micro_batch_size,
+        "gradient_accumulation_steps": settings.batch_size // settings.micro_batch_size,
+        "max_grad_norm": settings.clip_norm,
+        "logging_strategy": "no",
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "remove_unused_columns": False,
+        "seed": settings.seed,
+    }

@@ -24,17 +24,7 @@ def _examples():
     )
 
 
-@pytest.fixture(autouse=True)
-def _doubles():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.slow  # importing the Trainer takes seconds
-@pytest.mark.parametrize("activation", ["prompt", "answer"])
-@pytest.mark.parametrize("scaling", ["rslora", "alpha_over_r"])
-def test_every_step_is_the_trainers(activation, scaling):
+def _work(activation, scaling):
     model, tokenizer = tiny_model("llama")
     language_model = adopt(model.double(), tokenizer)
     settings = TrainingSettings(
@@ -49,9 +39,31 @@ def test_every_step_is_the_trainers(activation, scaling):
         weight_decay=0.1,
         scaling=scaling,
     )
-    work = Work(language_model, _examples(), activation, settings)
     layers = language_model.layers
     bank = LoraBank(model, layers, capacity_bytes=1 << 20, dtype=torch.float64)
+    return Work(language_model, _examples(), activation, settings), bank
+
+
+@pytest.fixture(autouse=True)
+def _doubles():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.mark.slow
+def test_trls_steps_are_ours_too():
+    pytest.importorskip("trl", reason="a peer of the benchmarks only")
+    work, bank = _work("answer", "rslora")
+    theirs = PeerTraining(work, "SFTTrainer").run()
+    assert OurTraining(work, bank).run().losses == pytest.approx(theirs.losses, rel=0, abs=1e-6)
+
+
+@pytest.mark.slow  # importing the Trainer takes seconds
+@pytest.mark.parametrize("activation", ["prompt", "answer"])
+@pytest.mark.parametrize("scaling", ["rslora", "alpha_over_r"])
+def test_every_step_is_the_trainers(activation, scaling):
+    work, bank = _work(activation, scaling)
     ours = OurTraining(work, bank).run()
     theirs = PeerTraining(work).run()
     assert ours.losses[-1] < ours.losses[0] - 0.1
