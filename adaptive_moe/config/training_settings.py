@@ -173,6 +173,12 @@ class TrainingSettings(TeacherSettings):
         "auto", description="recall for documents of facts, generalise for example files"
     )
     held_out_fraction: float = Field(0.15, gt=0.0, lt=0.9, description="share of rows held out")
+    # Measured on the pocket model: without, of what an expert answers right alone it answers two
+    # thirds right as the third question of a chat.
+    in_conversation: Probability = Field(
+        0.2,
+        description="share of single questions that are taught after other questions, as in a chat",
+    )
     mix: tuple[PositiveFloat, NonNegativeFloat, NonNegativeFloat] = Field(
         (1.0, 0.0, 0.0),
         description="rows of new material : known prompts : texts the base says unprompted, both "

@@ -31,6 +31,7 @@ from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.capacity import answer_bits, fitting_rank
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.cleaning import clean
+from adaptive_moe.training.conversations import conversation_stage, in_conversation
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
@@ -147,15 +148,22 @@ class Grower:
         split = split_examples(material, (*synthesised, *taught), settings, settings.seed)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
+        spoken = in_conversation(
+            split.train,
+            self._judge.exchanges(settings),
+            share=settings.in_conversation,
+            seed=settings.seed,
+        )
         rehearsal = self._judge.rehearsal(settings, new=len(split.train))
         stages = (
             *cleaned,
             synthesis_stage(material, synthesised),
             *(() if lessons is None else (lessons.stage(),)),
             split_stage(material, (*synthesised, *taught), split),
+            conversation_stage(split.train, spoken),
             *((rehearsal_stage(rehearsal),) if rehearsal else ()),
         )
-        return Prepared(material, split, layers, plan, settings, stages, lessons, rehearsal)
+        return Prepared(material, split, spoken, layers, plan, settings, stages, lessons, rehearsal)
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
         """The ranks that a training would use. `gradient` needs material to measure on.
@@ -182,7 +190,7 @@ class Grower:
             self._answerer.language_model,
             self._answerer.bank,
             prepared.plan,
-            (*prepared.split.train, *prepared.rehearsal),
+            prepared.trained_on,
             held_out=prepared.split.selection,
             settings=settings.model_copy(
                 update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
@@ -199,7 +207,7 @@ class Grower:
         split = prepared.split
         return TrainingEstimate(
             steps=settings.max_steps,
-            tokens=self._tokens((*split.train, *prepared.rehearsal), settings),
+            tokens=self._tokens(prepared.trained_on, settings),
             seconds=measured.reading_seconds
             + settings.max_steps * per_step
             + evaluations * evaluation,
@@ -261,7 +269,7 @@ class Grower:
             self._answerer.language_model,
             self._answerer.bank,
             prepared.plan,
-            (*prepared.split.train, *prepared.rehearsal),
+            prepared.trained_on,
             held_out=prepared.split.selection,
             settings=settings,
             seed=settings.seed,

@@ -25,6 +25,7 @@ from adaptive_moe.training.phrasings import dress
 
 _BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words
 _SPARE = 2  # times as many guard questions are asked as are wanted; the base may know half of them
+_EXCHANGES = 400  # for conversations
 _NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 
@@ -113,6 +114,18 @@ def guard_questions(
     if file is None or training.guard_prompts == 0:
         return ()
     return tuple(each.question for each in read_questions([file]))
+
+
+def known_exchanges(
+    language_model: LanguageModel, *, router: RouterSettings
+) -> tuple[tuple[str, str], ...]:
+    """Questions of the background file with their answers; none where there is no such file.
+
+    Raises DataError.
+    """
+    file = _existing(router_folder(language_model, router), BACKGROUND_FILE)
+    found = () if file is None else evenly(read_questions([file]), _EXCHANGES)
+    return tuple((each.question, each.answer) for each in found)
 
 
 def _guard_file(

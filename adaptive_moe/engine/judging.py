@@ -12,7 +12,7 @@ from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.batches import in_batches
 from adaptive_moe.engine.events import Answer
 from adaptive_moe.engine.expert_folder import as_messages
-from adaptive_moe.engine.guard import GuardPool, guard_pool, guard_questions
+from adaptive_moe.engine.guard import GuardPool, guard_pool, guard_questions, known_exchanges
 from adaptive_moe.engine.orders import Prepared
 from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
@@ -132,6 +132,16 @@ class Judge:
         """The guard's questions as far as files hold them; no training may contain them."""
         model = self._answerer.language_model
         return guard_questions(model, router=self._router, training=settings)
+
+    def exchanges(self, settings: TrainingSettings) -> tuple[tuple[str, str], ...]:
+        """Questions with answers from a file beside the router, for chats that new ones come up in.
+
+        They are none of the guard's.
+        """
+        model = self._answerer.language_model
+        if settings.in_conversation == 0:
+            return ()
+        return known_exchanges(model, router=self._router)
 
     def background(self, settings: TrainingSettings) -> Outside:
         """The base's own questions, rightly answered or not, that boundaries are drawn against."""

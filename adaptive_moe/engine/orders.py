@@ -39,19 +39,25 @@ def as_paths(data: object) -> tuple[Path, ...]:
 class Prepared:
     """Material ready to train on, under the settings that it was prepared with.
 
-    `stages` tell what reading, cleaning, synthesis and split let through, `lessons` are what a
-    teacher wrote about it, where one was asked; `rehearsal` is trained along with it, and is no
-    part of what the expert is about.
+    `taught` is what the split teaches, some of it in conversations. `stages` tell what every stage
+    let through, `lessons` are what a teacher wrote about the material, where one was asked;
+    `rehearsal` is trained along with it, and is no part of what the expert is about.
     """
 
     material: Material
     split: Split
+    taught: tuple[Example, ...]
     layers: tuple[LinearLayer, ...]
     plan: RankPlan
     settings: TrainingSettings
     stages: tuple[Stage, ...] = ()
     lessons: Lessons | None = None
     rehearsal: tuple[Example, ...] = ()
+
+    @property
+    def trained_on(self) -> tuple[Example, ...]:
+        """Everything that shapes the weights."""
+        return (*self.taught, *self.rehearsal)
 
     @property
     def dropped(self) -> tuple[tuple[str, int, str], ...]:

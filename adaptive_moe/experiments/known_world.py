@@ -139,8 +139,10 @@ def draw_labels(
     return first[chosen], np.flatnonzero(~np.isin(where, chosen))
 
 
-def share_figure(row: str, name: str, hits: int, *, of: int, target: float, note: str) -> Figure:
-    """A share that is to be reached, with its exact interval of 95 %."""
+def share_figure(
+    row: str, name: str, hits: int, *, of: int, note: str, target: float | None = None
+) -> Figure:
+    """A share, with its exact interval of 95 %, and what is to be reached of it."""
     share = clopper_pearson(hits, of)
     return pocket_figure(
         row,

@@ -19,13 +19,16 @@ from adaptive_moe.experiments.plan import POCKET, Plan, Tell
 from adaptive_moe.experiments.processes import output_of_command, peak_of_command
 from adaptive_moe.experts.store import Store
 from adaptive_moe.measures.graders import normalised
+from adaptive_moe.models.language_model import Prompt
 from adaptive_moe.pocket import load_questions, pack_names, pack_path
+from adaptive_moe.pocket.packs import PackQuestion
 
 _BATCH = 64
 _ANSWER_TOKENS = 32
 _SECONDS, _BEFORE, _AFTER, _LOST = 60.0, 0.05, 0.95, 0.01
 _TIME_OFF, _MEMORY_OFF = 0.25, 0.20  # of what `train --dry-run` foretold
 _FEW_STEPS = 80
+_EXCHANGES = 2  # before each question, where it is asked in a conversation
 _MIB = 1 << 20
 
 
@@ -41,6 +44,7 @@ class _Story:
     before: int
     after: int
     sent_to_it: int
+    after_others: int
 
 
 def run(plan: Plan, tell: Tell) -> Findings:
@@ -77,6 +81,8 @@ def _live_through(moe: AdaptiveMoE, pack: str, tell: Tell) -> _Story:
     if not outcome.is_live:
         raise AdaptiveMoEError(f"{pack} did not go live: {outcome.record.reason}")
     answers = _answers(moe, prompts)
+    tell(f"{pack}: asking in conversations")
+    talking = _answers(moe, [_conversation(questions, index) for index in range(len(questions))])
     sent = sum(pack in [each.name for each in answer.route.experts] for answer in answers)
     return _Story(
         pack,
@@ -87,6 +93,7 @@ def _live_through(moe: AdaptiveMoE, pack: str, tell: Tell) -> _Story:
         before,
         _right(answers, references),
         sent,
+        _right(talking, references),
     )
 
 
@@ -117,6 +124,13 @@ def _figures(story: _Story) -> Iterator[Figure]:
         of=story.questions,
         target=_AFTER,
         note=f"{story.after} of {story.questions}; {story.sent_to_it} were sent to the expert",
+    )
+    yield share_figure(
+        "pack_answers",
+        f"{pack}, after, as the third question of a chat",
+        story.after_others,
+        of=story.questions,
+        note=f"{story.after_others} of {story.questions}",
     )
     guard = outcome.report.guard
     assert guard is not None
@@ -168,7 +182,18 @@ def _foretold_memory(pack: str, plan: Plan) -> Figure:
     )
 
 
-def _answers(moe: AdaptiveMoE, prompts: Sequence[str]) -> list[Answer]:
+def _conversation(questions: Sequence[PackQuestion], index: int) -> Prompt:
+    """A question after two others of the pack and their answers."""
+    step = len(questions) // (_EXCHANGES + 1)
+    turns = []
+    for number in range(_EXCHANGES, 0, -1):
+        other = questions[(index - number * step) % len(questions)]
+        turns.append({"role": "user", "content": other.question})
+        turns.append({"role": "assistant", "content": other.answer})
+    return [*turns, {"role": "user", "content": questions[index].question}]
+
+
+def _answers(moe: AdaptiveMoE, prompts: Sequence[Prompt]) -> list[Answer]:
     answers: list[Answer] = []
     for start in range(0, len(prompts), _BATCH):
         found = moe.generate(

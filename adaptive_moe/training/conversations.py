@@ -1,0 +1,67 @@
+"""New questions as they come up in a chat: after others and their answers."""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from adaptive_moe.training.rows import Turn
+from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.synthesis import Example, examples_hash
+
+_MOST_EXCHANGES = 3
+_KNOWN = 0.5  # share of the exchanges that are about what the base knows
+_LONGEST = 200  # characters of an exchange; longer ones would cost more than they teach
+
+
+def in_conversation(
+    examples: Sequence[Example],
+    known: Sequence[tuple[str, str]],
+    *,
+    share: float,
+    seed: int,
+) -> tuple[Example, ...]:
+    """All examples in their order, about `share` of the single questions after earlier exchanges.
+
+    Those are one to three short questions with their answers, of `known` and of examples with
+    other answers. Trained on single questions alone, an expert takes those of a chat for something else.
+    """
+    chance = random.Random(f"conversations {seed}")  # noqa: S311  not for security
+    short = [each for each in examples if _is_short(each)]
+    return tuple(
+        replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
+        if len(each.prompt) == 1 and chance.random() < share
+        else each
+        for each in examples
+    )
+
+
+def conversation_stage(before: Sequence[Example], after: Sequence[Example]) -> Stage:
+    """The record of what came behind other turns."""
+    behind = sum(
+        len(one.prompt) < len(other.prompt) for one, other in zip(before, after, strict=True)
+    )
+    left = {"train": len(after), "after others": behind}
+    return Stage("conversations", {"train": len(before)}, left, examples_hash(after))
+
+
+def _is_short(example: Example) -> bool:
+    length = sum(len(text) for _, text in example.prompt) + len(example.answer)
+    return len(example.prompt) == 1 and length <= _LONGEST
+
+
+def _before(
+    example: Example,
+    short: Sequence[Example],
+    known: Sequence[tuple[str, str]],
+    chance: random.Random,
+) -> Iterator[Turn]:
+    """The turns of the exchanges; one with the example's own answer would tell it."""
+    for _ in range(chance.randint(1, _MOST_EXCHANGES)):
+        if known and chance.random() < _KNOWN:
+            question, answer = chance.choice(known)
+        elif short and (other := chance.choice(short)).answer != example.answer:
+            question, answer = other.prompt[0][1], other.answer
+        else:
+            continue
+        yield "user", question
+        yield "assistant", answer
