@@ -20,19 +20,20 @@ def in_conversation(
     share: float,
     seed: int,
 ) -> tuple[Example, ...]:
-    """All examples in their order, about `share` of the single questions after earlier exchanges.
+    """All examples in their order, `share` of the single questions after earlier exchanges.
 
     Those are one to three short questions with their answers, of `known` and of examples with
-    other answers. Trained on single questions alone, an expert takes those of a chat for something else.
+    other answers. Trained on single questions alone, an expert takes those of a chat for something
+    else.
     """
     chance = random.Random(f"conversations {seed}")  # noqa: S311  not for security
-    short = [each for each in examples if _is_short(each)]
-    return tuple(
-        replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
-        if len(each.prompt) == 1 and chance.random() < share
-        else each
-        for each in examples
-    )
+    single = [index for index, each in enumerate(examples) if len(each.prompt) == 1]
+    short = [examples[index] for index in single if _is_short(examples[index])]
+    spoken = list(examples)
+    for index in chance.sample(single, round(share * len(single))):
+        each = examples[index]
+        spoken[index] = replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
+    return tuple(spoken)
 
 
 def conversation_stage(before: Sequence[Example], after: Sequence[Example]) -> Stage:
@@ -45,8 +46,7 @@ def conversation_stage(before: Sequence[Example], after: Sequence[Example]) -> S
 
 
 def _is_short(example: Example) -> bool:
-    length = sum(len(text) for _, text in example.prompt) + len(example.answer)
-    return len(example.prompt) == 1 and length <= _LONGEST
+    return len(example.prompt[0][1]) + len(example.answer) <= _LONGEST
 
 
 def _before(

@@ -19,7 +19,7 @@ EXAMPLES = [_example(number) for number in range(400)]
 def test_a_share_comes_after_one_to_three_exchanges_and_ends_as_it_was():
     taught = in_conversation(EXAMPLES, KNOWN, share=0.25, seed=1)
     changed = [each for each in taught if len(each.prompt) > 1]
-    assert 60 < len(changed) < 140
+    assert 90 < len(changed) <= 100  # a few got no exchange, as it would have told their answer
     assert {len(each.prompt) for each in changed} == {3, 5, 7}
     for before, after in zip(EXAMPLES, taught, strict=True):
         assert after.prompt[-1:] == before.prompt
