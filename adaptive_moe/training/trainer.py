@@ -59,10 +59,10 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
 
     "exact" means the most answers exactly right, then the least loss; "loss" the least loss.
     `checkpoint` is a folder: a training of the same inputs found there goes on where it stopped
-    and ends in the same weights; a finished one is kept as well, until whoever uses the result
-    calls `remove_checkpoint`. Raises TooFewExamplesError, DivergedError after three non-finite
-    steps in a row, TrainingInterruptedError when `cancelled()` says so (the checkpoint is
-    written first), and InsufficientMemoryError when not even one example fits.
+    and, with as many threads, ends in the same weights; a finished one is kept as well, until
+    whoever uses the result calls `remove_checkpoint`. Raises TooFewExamplesError, DivergedError
+    after three non-finite steps in a row, TrainingInterruptedError when `cancelled()` says so (the
+    checkpoint is written first), and InsufficientMemoryError when not even one example fits.
     """
     encoded = encode_examples(language_model, examples)
     tests = encode_examples(language_model, held_out)
