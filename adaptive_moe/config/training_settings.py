@@ -133,7 +133,9 @@ class TrainingSettings(TeacherSettings):
 
     ranks: RankStrategy = Field("fixed", description="how ranks are shared out over the layers")
     # Measured on the pocket model in 400 steps: 8 answers .01 to .02 fewer, 32 as many.
-    rank: int = Field(16, ge=1, le=128, description="reference rank r0; the budget is r0 everywhere")
+    rank: int = Field(
+        16, ge=1, le=128, description="reference rank r0; the budget is r0 everywhere"
+    )
     budget: Literal["rank", "auto"] = Field(
         "rank", description="auto: r0 is what the answers need, at 2 bits a parameter, not rank"
     )
