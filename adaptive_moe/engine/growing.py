@@ -45,7 +45,7 @@ from adaptive_moe.training.splits import METRICS, split_examples, split_stage
 from adaptive_moe.training.synthesis import Example, synthesis_stage, synthesise
 from adaptive_moe.training.trainer import train_lora
 
-_MEASURED_STEPS = 4  # of an estimate; the first warms up and the last one evaluates
+_MEASURED_STEPS = 6  # of an estimate; the first warms up and the last one evaluates
 
 
 @final
@@ -199,7 +199,7 @@ class Grower:
             metric=METRICS[prepared.split.name],
             listener=lambda _: times.append(time.perf_counter()),
         )
-        per_step = (times[2] - times[0]) / 2
+        per_step = (times[-2] - times[0]) / (len(times) - 2)
         # Evaluated before the first step and after the last one.
         rest = measured.seconds - measured.reading_seconds - _MEASURED_STEPS * per_step
         evaluation = max(0.0, rest) / 2

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from adaptive_moe.experiments.page import Found, Page
 
 _HOW = """\
-Everything is trained on the pocket model, rank 8 in all layers.
+Everything is trained on the pocket model, in all layers; at rank 8, but packs by default settings.
 
 * **Speed.** All trainers start from the same factors, see the same examples in the same steps, and
   use AdamW with the same rates and clipping; a step has 32 examples in four passes. First it is
@@ -22,7 +22,7 @@ Everything is trained on the pocket model, rank 8 in all layers.
 * **Packs.** Each in an empty store, from its documents alone, by default settings; wall seconds
   from reading them until the expert is live, the gate included. The blind questions were written
   by hand, and nothing reads them but this measurement; before and after, routing is automatic.
-* **What a dry run foretells** comes from four steps that are thrown away; it is compared with the
+* **What a dry run foretells** comes from six steps that are thrown away; it is compared with the
   seconds of as many steps as the training took, as one that is done early takes fewer."""
 
 
