@@ -41,7 +41,8 @@ class Coverage:
 
     `covered` holds for every file and pack that could be read the prompts it speaks about, in the
     order given; `missing` are those that none does, `problems` tells what cannot be read. `found`
-    are the others with the best place for each by BM25, none where bm25s is not installed.
+    are the others with the best place for each by BM25, none where nobody asked for them or bm25s
+    is not installed.
     """
 
     prompts: int
@@ -62,8 +63,8 @@ class Coverage:
         return tuple(path for path, found in self.covered.items() if 2 * len(found) >= most)
 
 
-def coverage(prompts: Sequence[str], sources: Sequence[Path]) -> Coverage:
-    """Read the sources and find what they say about the prompts.
+def coverage(prompts: Sequence[str], sources: Sequence[Path], *, locate: bool = True) -> Coverage:
+    """Read the sources and find what they say about the prompts; in which line only to `locate`.
 
     A source speaks about a prompt when some passage or row of it holds half of its topic words.
     One that cannot be read is passed over and told in `problems`.
@@ -91,7 +92,7 @@ def coverage(prompts: Sequence[str], sources: Sequence[Path]) -> Coverage:
         missing=tuple(prompt for prompt in prompts if prompt not in together),
         problems=tuple(problems),
         found=_found(
-            {prompt: topic for prompt, topic in topics.items() if prompt in together},
+            {prompt: topic for prompt, topic in topics.items() if locate and prompt in together},
             [place for places in units.values() for place in places],
         ),
     )
@@ -104,7 +105,7 @@ def relevant_files(prompts: Sequence[str], sources: Sequence[Path]) -> tuple[Pat
     leave more than half of the prompts without evidence; MissingSourcesError when some of those do
     not exist, or are data sets of the hub that could not be had.
     """
-    found = coverage(prompts, sources)
+    found = coverage(prompts, sources, locate=False)
     for problem in found.problems:
         _log.warning("%s", problem)
     if not found.is_enough:
