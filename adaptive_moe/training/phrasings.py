@@ -81,9 +81,13 @@ _THING_WORDS = (
     "teacher test textbook theatre ticket tourist town train trip tutor uncle village visitor "
     "wall weather website wedding week window winter workshop"
 )
-# How people set off a name; the last ones only where the documents write it as code.
+# How people set off a name. Where the documents write it as code, it may stand inside of some: its
+# tokens are others there, as they join with the marks around them. ~ is a filler.
 MARKS = ('"{}"', "'{}'", "({})", "*{}*", "`{}`")
-CODE_MARKS = ("`{}`", "{}()", "{}(...)", "`{}()`")
+CODE_MARKS = (
+    *("`{}`", "`{}`", "`{}()`", "{}()", "{}(...)", "{}.~", "{}.__~__"),
+    *("~({})", "~({}(...))", "~({}.~)", "~ = {}(...)"),
+)
 # Words that say nothing about what is asked; learning to see past them is learning to see past
 # those of any person.
 _FILLER_WORDS = (

@@ -35,7 +35,7 @@ _MAX_STATEMENTS = 12  # patterns of one relation that are turned into questions
 _OWN_NAME = 0.5  # share of questions that use the relation's own name where it has others
 _STATED = 0.3  # share of questions made from the documents' sentences where there are any
 _WITH_KIND = 0.2  # share of questions that say what the subject is
-_MARKED = 0.1  # share of the others that set the subject off by quotes or as code
+_MARKED, _AS_CODE = 0.1, 0.2  # shares of the others that set the subject off, by quotes or as code
 _PLACED = 0.2  # share of questions that name the field where the documents do
 _BY_WORDS = 0.2  # share of questions in words that the documents use around the relation alone
 _FEWEST_WORDS = 4  # such words, for that to be worth it
@@ -171,9 +171,9 @@ class _Writer:
         said = "{kind}" in text or _says_kind(text, fact.kind)
         if fact.kind and not said and chance.random() < _WITH_KIND:
             subject = f"{self._kind(fact, chance)} {subject}"
-        elif chance.random() < _MARKED:
+        elif chance.random() < (_AS_CODE if fact.subject in self._code else _MARKED):
             marks = CODE_MARKS if fact.subject in self._code else MARKS
-            subject = chance.choice(marks).format(subject)
+            subject = fill_gaps(chance.choice(marks), (), chance).format(subject)
         question = text.replace("{relation}", names[0] if own else chance.choice(names[1:]))
         question = question.replace("{kind}", self._kind(fact, chance))
         return question.replace("{subject}", subject)

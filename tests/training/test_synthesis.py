@@ -1,5 +1,6 @@
 """Documents become facts, facts become questions, and held-out forms stay held out."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -233,3 +234,17 @@ def test_the_synthesiser_knows_no_pack():
     source = " ".join((folder / name).read_text().lower() for name in names)
     for word in ["symbol", "atomic", "element", "status code", "exception", "constellation"]:
         assert word not in source
+
+
+def test_only_what_the_documents_write_as_code_is_asked_about_inside_of_code():
+    """Names join with the marks around them into other tokens, so both are taught."""
+    text = "# Calls\n\n| Call | Result |\n|---|---|\n| `{}` | int |\n| {} | text |\n"
+    found = {}
+    for code, plain_name in (("oneof", "twoof"), ("twoof", "oneof")):
+        passages_of = tuple(split_markdown(text.format(code, plain_name), file="calls.md"))
+        asked = [each.prompt[-1][1].casefold() for each in synthesise(passages_of, seed=0)]
+        for name in (code, plain_name):
+            inside = rf"{name}\.(?=\w)|= {name}\(|\w\({name}"
+            found[name, name == code] = sum(bool(re.search(inside, each)) for each in asked)
+    assert min(found["oneof", True], found["twoof", True]) > 0
+    assert found["oneof", False] == found["twoof", False] == 0
