@@ -73,7 +73,7 @@ decisions: .venv/installed build/polygraph/installed
 	  $(DECISIONS_OPTIONS) > build/decisions.json
 	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
 
-# Fill the Training table and write docs/training.md from it (about half an hour). The peers are
+# Fill the Training table and write docs/training.md from it (about an hour). The peers are
 # transformers' Trainer and trl's SFTTrainer.
 training: .venv/installed
 	mkdir -p build

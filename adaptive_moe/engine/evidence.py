@@ -182,17 +182,10 @@ def _found(topics: Mapping[str, frozenset[str]], places: Sequence[_Place]) -> tu
         index = PassageIndex([place.text for place in places])
     except ImportError:
         return ()
-    best = {
-        prompt: max(
-            (score, -number)
-            for number, (place, score) in enumerate(
-                zip(places, index.scores(" ".join(topic)).tolist(), strict=True)
-            )
-            if place.speaks_about(topic)
-        )
-        for prompt, topic in topics.items()
-    }
-    return tuple(
-        BestPlace(prompt, places[-number].file, places[-number].line)
-        for prompt, (_, number) in best.items()
-    )
+    found = []
+    for prompt, topic in topics.items():
+        scores = index.scores(" ".join(sorted(topic)))
+        speaking = (number for number, place in enumerate(places) if place.speaks_about(topic))
+        best = places[max(speaking, key=scores.__getitem__)]
+        found.append(BestPlace(prompt, best.file, best.line))
+    return tuple(found)

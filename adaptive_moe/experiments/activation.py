@@ -25,6 +25,7 @@ Activation = Literal["answer", "prompt"]
 ACTIVATIONS: tuple[Activation, ...] = ("answer", "prompt")
 
 _BANK_BYTES = 64 << 20
+_RATE = 3e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +169,14 @@ def _trials(
     for number, (seed, name, rank, activation) in enumerate(everything, start=1):
         tell(f"training {number} of {len(everything)}: {name}, rank {rank}, {activation}")
         steps = ablation.answer_steps if activation == "answer" else ablation.prompt_steps
-        settings = TrainingSettings(rank=rank, activation=activation, max_steps=steps, seed=seed)
+        settings = TrainingSettings(
+            optimizer="adamw",  # by which docs/activation.md was measured
+            learning_rate=_RATE,
+            rank=rank,
+            activation=activation,
+            max_steps=steps,
+            seed=seed,
+        )
         score = train_and_score(language_model, bank, splits[name], settings)
         yield Trial(
             name, rank, activation, seed, score.loss, score.exact, score.steps, score.seconds

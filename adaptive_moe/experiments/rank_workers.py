@@ -28,22 +28,21 @@ class Workers:
 
     def __init__(self, count: int, sets: Sequence[str]) -> None:
         self._sets = sets
-        self._processes = [self._start() for _ in range(count)]
+        self._processes: list[subprocess.Popen[str]] = []
         try:
+            for _ in range(count):
+                self._processes.append(self._start())
             for process in self._processes:
                 _wait_until_ready(process)
         except BaseException:
-            self.__exit__(AdaptiveMoEError)
+            self._end_all(at_once=True)
             raise
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        for process in self._processes:
-            if kind is not None:
-                process.terminate()
-            _end(process)
+        self._end_all(at_once=kind is not None)
 
     def perform(self, runs: Sequence[RankRun]) -> Iterator[Record]:
         """A record for every run, in the order in which they end.
@@ -94,6 +93,12 @@ class Workers:
             _wait_until_ready(self._processes[place])
             return {"kind": "failed", "key": run.key, "run": asdict(run), "reason": reason}
         return answer
+
+    def _end_all(self, *, at_once: bool) -> None:
+        for process in self._processes:
+            if at_once:
+                process.terminate()
+            _end(process)
 
     def _start(self) -> subprocess.Popen[str]:
         return subprocess.Popen(  # noqa: S603 - our own program

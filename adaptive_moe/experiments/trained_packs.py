@@ -9,6 +9,7 @@ from pathlib import Path
 
 from adaptive_moe.config.settings import Settings
 from adaptive_moe.engine.events import Answer
+from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.orders import TrainingEstimate, TrainingOutcome
 from adaptive_moe.engine.runtime import AdaptiveMoE
 from adaptive_moe.errors import AdaptiveMoEError
@@ -188,9 +189,8 @@ def _conversation(questions: Sequence[PackQuestion], index: int) -> Prompt:
     turns = []
     for number in range(_EXCHANGES, 0, -1):
         other = questions[(index - number * step) % len(questions)]
-        turns.append({"role": "user", "content": other.question})
-        turns.append({"role": "assistant", "content": other.answer})
-    return [*turns, {"role": "user", "content": questions[index].question}]
+        turns += [("user", other.question), ("assistant", other.answer)]
+    return as_messages([*turns, ("user", questions[index].question)])
 
 
 def _answers(moe: AdaptiveMoE, prompts: Sequence[Prompt]) -> list[Answer]:

@@ -27,6 +27,7 @@ _BANK_BYTES = 8 << 20
 _LOSS_TOLERANCE = 1e-6
 _COMPARED = 4  # steps whose losses are judged
 _ROUNDS = 20
+_RATE = 3e-3
 
 
 def run(plan: Plan, tell: Tell) -> Findings:
@@ -35,6 +36,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
     bank = LoraBank(model.model, model.layers, capacity_bytes=_BANK_BYTES, dtype=model.dtype)
     settings = TrainingSettings(
         optimizer="adamw",
+        learning_rate=_RATE,
         rank=plan.rank,
         max_steps=4 if plan.quick else _STEPS,
         batch_size=_BATCH,
@@ -74,7 +76,7 @@ def _compare(
     try:
         another = PeerTraining(others, "SFTTrainer")
     except ImportError:
-        yield Figure.failed(row, "our trainer", POCKET, "trl is not installed")
+        yield Figure.failed(row, "our trainer beside trl", POCKET, "trl is not installed")
     else:
         comparisons.append(Comparison(row, variant, timed("SFTTrainer and PEFT", another)))
     seconds = interleaved.measure(

@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from adaptive_moe.errors import DataError
+from adaptive_moe.errors import AdaptiveMoEError, DataError
 from adaptive_moe.experiments.rank_findings import compare, set_findings
 from adaptive_moe.experiments.rank_floor import chosen_rates, noise_floor
 from adaptive_moe.experiments.rank_runs import (
@@ -18,6 +18,7 @@ from adaptive_moe.experiments.rank_runs import (
 )
 from adaptive_moe.experiments.rank_sets import load_set
 from adaptive_moe.experiments.rank_study import conduct
+from adaptive_moe.experiments.rank_workers import Workers
 from adaptive_moe.experiments.ranks_page import main, render
 from adaptive_moe.training.material import question_key
 from tests.experiments.rank_records import PLAN, SETS, Bench, record, start
@@ -268,3 +269,18 @@ def test_the_program_in_two_processes_writes_every_run(tmp_path):
     subprocess.run([*command, *options], check=True, capture_output=True, timeout=280)
     assert len(outcomes(read_records(path))) == FLOOR
     assert "left out" in render(read_records(path))
+
+
+@pytest.mark.slow  # two interpreters load the model's libraries
+def test_processes_that_do_not_begin_are_told_and_none_is_left(monkeypatch):
+    begun = []
+    start = Workers._start
+
+    def watched(workers):
+        begun.append(start(workers))
+        return begun[-1]
+
+    monkeypatch.setattr(Workers, "_start", watched)
+    with pytest.raises(AdaptiveMoEError, match="did not begin, it ended with"):
+        Workers(2, ["no-such-set"])
+    assert [process.poll() is not None for process in begun] == [True, True]
