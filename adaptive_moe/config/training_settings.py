@@ -164,7 +164,7 @@ class TrainingSettings(TeacherSettings):
     )
     optimizer: Literal["muon", "adamw"] = Field(
         "muon",
-        description="muon makes momentum orthonormal; adamw wants twice the steps and half the rate",
+        description="muon orthogonalises momentum; adamw wants twice the steps, half the rate",
     )
     # Measured there: muon at 3e-3 to 1e-2 alike; adamw at 2e-3 to 4e-3, and not at 1e-2.
     learning_rate: float = Field(6e-3, gt=0.0, le=1.0, description="peak, decays linearly to 5 %")

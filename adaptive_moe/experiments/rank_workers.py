@@ -121,11 +121,14 @@ def _wait_until_ready(process: subprocess.Popen[str]) -> None:
 
 def _end(process: subprocess.Popen[str]) -> int:
     """Close its input, wait a while, and say how it ended."""
-    if process.stdin is not None:
-        with suppress(BrokenPipeError):
-            process.stdin.close()
     try:
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
         return process.wait(_PATIENCE_SECONDS)
     except subprocess.TimeoutExpired:
         process.kill()
         return process.wait()
+    finally:
+        if process.stdout is not None:
+            process.stdout.close()
