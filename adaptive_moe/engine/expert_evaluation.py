@@ -193,7 +193,7 @@ class ExpertEvaluator:
             activation=activation,
             prompt_cache_bytes=self._settings.prompt_cache_bytes,
         )
-        return score_examples(bank, weights, loss, self._settings)
+        return score_examples(weights, loss, self._settings)
 
     def _texts(self, system: str, questions: Sequence[GradedQuestion]) -> list[str]:
         """Greedy answers, of at most as many tokens as expected, whoever else is asked."""

@@ -80,5 +80,5 @@ def train_and_score(
         activation=settings.activation,
         prompt_cache_bytes=0,
     )
-    found = evaluate(bank, result.weights, held_out, settings)
+    found = evaluate(result.weights, held_out, settings)
     return Score(found.loss, found.exact, result.steps, result.seconds)

@@ -130,7 +130,7 @@ def _test_scores(
         activation=settings.activation,
         prompt_cache_bytes=0,
     )
-    return score_examples(bank, weights, loss, settings)
+    return score_examples(weights, loss, settings)
 
 
 def _scored(scores: Sequence[ExampleScore]) -> dict[str, object]:

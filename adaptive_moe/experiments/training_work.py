@@ -104,7 +104,7 @@ class OurTraining:
             prompt_cache_bytes=settings.prompt_cache_bytes,
             lower_blocks=min(layer.depth for layer in work.layers),
         )
-        stepper = Stepper(self._bank, adapter, loss, settings)
+        stepper = Stepper(adapter, loss, settings)
         loss.read_ahead()
         order, losses = work.order(), []
         for step in range(settings.max_steps):

@@ -1,7 +1,7 @@
 """Loss on answer tokens alone: the header and the answer run, the prompt comes from a cache."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, final
 
@@ -12,10 +12,12 @@ from torch.nn.functional import cross_entropy
 from transformers.cache_utils import Cache
 
 from adaptive_moe.experts.bank import LoraBank
+from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.lower_blocks import LowerBlocks
+from adaptive_moe.training.prompt_attention import over_prompts
 from adaptive_moe.training.prompt_cache import PromptCache, Prompts, pass_arguments
 from adaptive_moe.training.recomputing import RecomputedBlocks
 
@@ -87,6 +89,19 @@ class AnswerLoss:
         """Bytes of prompt key-values held now."""
         return self._cache.used_bytes if self._cache is not None else 0
 
+    @contextmanager
+    def active(self, weights: LoraWeights) -> Iterator[None]:
+        """The base with these weights, {} for it alone.
+
+        Prompts are taken, losses computed and their gradients found in here.
+        """
+        with self._bank.activate_weights(weights):
+            if self._cache is not None and self._cache.keeps_apart:
+                with over_prompts(self._language_model):
+                    yield
+            else:
+                yield
+
     def read_ahead(self, *, before_block: Callable[[], None] | None = None) -> None:
         """Fill the prompt cache, a block at a time, so that others can answer in between.
 
@@ -96,11 +111,11 @@ class AnswerLoss:
         while more and self._cache is not None:
             if before_block is not None:
                 before_block()
-            with self._bank.activate_weights({}):
+            with self.active({}):
                 more = self._cache.read_ahead()
 
     def prompts(self, indexes: Sequence[int]) -> Prompts:
-        """The base's view of the prompts; to be taken while nothing is active."""
+        """The base's view of the prompts; to be taken inside of `active({})`."""
         if self._cache is not None:
             return self._cache.batch(indexes)
         header = self._language_model.header_ids
@@ -109,7 +124,7 @@ class AnswerLoss:
         return Prompts(None, mask)
 
     def compute(self, indexes: Sequence[int], prompts: Prompts) -> BatchLoss:
-        """Run the batch on top of `prompts(indexes)` under whatever is active."""
+        """Run the batch on top of `prompts(indexes)`, inside of `active`."""
         answers = [self.examples[index].answer_ids for index in indexes]
         width = max(len(answer) for answer in answers)
         targets = torch.full((len(answers), width), _IGNORED, dtype=torch.long)

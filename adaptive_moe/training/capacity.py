@@ -40,7 +40,7 @@ def answer_bits(
         activation=settings.activation,
         prompt_cache_bytes=settings.prompt_cache_bytes,
     )
-    scores = score_examples(bank, {}, loss, settings)
+    scores = score_examples({}, loss, settings)
     return sum(score.loss for score in scores) / math.log(2)
 
 

@@ -111,7 +111,7 @@ class Measure:
         if len({each.fact for each in usable}) < _FEWEST_COMPARED:
             return None
         old, new = (
-            score_examples(self.bank, weights, self._loss(encoded, activation), self.settings)
+            score_examples(weights, self._loss(encoded, activation), self.settings)
             for weights, activation in (
                 (predecessor.weights, predecessor.activation),
                 (self.weights, self.settings.activation),
@@ -126,8 +126,8 @@ class Measure:
         """The examples that can be written down for this model; the base's scores; the expert's."""
         usable, encoded = self._usable(examples)
         loss = self._loss(encoded, self.settings.activation)
-        before = score_examples(self.bank, {}, loss, self.settings)
-        return usable, before, score_examples(self.bank, self.weights, loss, self.settings)
+        before = score_examples({}, loss, self.settings)
+        return usable, before, score_examples(self.weights, loss, self.settings)
 
     def _usable(
         self, examples: Sequence[Example]

@@ -38,7 +38,7 @@ def gradient_importance(
     """
     loss = calibration_loss(language_model, bank, examples, activation=activation, seed=seed)
     everything = range(len(loss.examples))
-    with bank.activate_weights({}):
+    with loss.active({}):
         prompts = loss.prompts(everything)
         with _recorded(language_model, layers) as (inputs, gradients):
             found = loss.compute(everything, prompts)

@@ -7,7 +7,6 @@ from typing import Any, cast, final
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers.cache_utils import (
     Cache,
@@ -21,8 +20,13 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.lower_blocks import LowerBlocks
+from adaptive_moe.training.prompt_attention import (
+    PromptLayer,
+    can_attend_over_prompts,
+    with_layers,
+)
 
-_Layers = tuple[tuple[Float[Tensor, "head _ width"], Float[Tensor, "head _ width"]], ...]
+_Parts = Float[Tensor, "part head _ width"]
 _States = Float[Tensor, "_ hidden"]
 _SLICEABLE = (DynamicLayer, DynamicSlidingWindowLayer)
 
@@ -45,15 +49,18 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True)
 class _Kept:
-    """One prompt's key-values in the blocks that are trained, and its example's lower states."""
+    """One prompt's key-values in the blocks that are trained, and its example's lower states.
 
-    layers: _Layers
+    `parts` are keys and values by turns, block by block: all in one tensor where they are alike.
+    """
+
+    parts: tuple[_Parts, ...]
     states: _States | None
 
     @property
     def bytes(self) -> int:
         kept = 0 if self.states is None else self.states.nbytes
-        return kept + sum(keys.nbytes + values.nbytes for keys, values in self.layers)
+        return kept + sum(each.nbytes for each in self.parts)
 
 
 @final
@@ -63,7 +70,8 @@ class PromptCache:
     The shortest prompts are kept, as many as fit into `capacity_bytes`; the others are read again
     every time. Which ones, and in what company they are read, depends on the examples alone, so
     that a resumed training computes the same numbers to the last bit. Models with other than
-    attention layers are read again always. Of the blocks in `lower`, the states of header and
+    attention layers are read again always. Where the model's code allows it (`keeps_apart`), passes
+    on a batch belong inside of `over_prompts`. Of the blocks in `lower`, the states of header and
     answer are kept and no key-values.
     """
 
@@ -83,6 +91,7 @@ class PromptCache:
         layers = new_cache(language_model).layers
         self._sliceable = all(type(layer) in _SLICEABLE for layer in layers)
         self._lower = lower if self._sliceable else None
+        self.keeps_apart = self._sliceable and can_attend_over_prompts(language_model)
         if self._sliceable and capacity_bytes > 0:
             self._plan_blocks(capacity_bytes)
 
@@ -155,17 +164,14 @@ class PromptCache:
         )
         cache = self._read(ids, mask)
         first = 0 if self._lower is None else self._lower.count
-        layers: dict[int, list[tuple[Tensor, Tensor]]] = {index: [] for index in indexes}
-        for keys, values in _tensors(cache)[first:]:
-            for row, index in enumerate(indexes):
-                length = len(self._examples[index].prompt_ids)
-                own = keys[row, :, -length:].clone(), values[row, :, -length:].clone()
-                layers[index].append(own)
+        parts = [part for pair in _tensors(cache)[first:] for part in pair]
         states = self._lower_states(indexes, cache, mask)
-        return {
-            index: _Kept(tuple(layers[index]), None if states is None else states[row])
-            for row, index in enumerate(indexes)
-        }
+        kept = {}
+        for row, index in enumerate(indexes):
+            length = len(self._examples[index].prompt_ids)
+            own = _stacked([part[row, :, -length:] for part in parts])
+            kept[index] = _Kept(own, None if states is None else states[row])
+        return kept
 
     def _lower_states(
         self, indexes: Sequence[int], cache: Cache, mask: Int[Tensor, "batch time"]
@@ -182,16 +188,14 @@ class PromptCache:
         return [states[place, : len(row)].clone() for place, row in enumerate(rows)]
 
     def _joined(self, rows: Sequence[_Kept], width: int) -> Cache:
-        cache = DynamicCache()
+        layer = PromptLayer if self.keeps_apart else _dynamic_layer
+        stacks = zip(*(row.parts for row in rows), strict=True)
+        parts = [part for stack in stacks for part in _left_padded(stack, width)]
+        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        # Skipped blocks still tell how long the prompt is; no block reads this.
+        skipped = [part[:, :1, :, :1] for part in pairs[0]]
         first = 0 if self._lower is None else self._lower.count
-        for layer in range(len(rows[0].layers)):
-            keys = torch.stack([_left_padded(row.layers[layer][0], width) for row in rows])
-            values = torch.stack([_left_padded(row.layers[layer][1], width) for row in rows])
-            for skipped in range(first if layer == 0 else 0):
-                # Skipped blocks still tell how long the prompt is; no block reads this.
-                cache.update(keys[:, :1, :, :1], values[:, :1, :, :1], skipped)
-            cache.update(keys, values, first + layer)
-        return cache
+        return with_layers([layer(*skipped)] * first + [layer(*pair) for pair in pairs])
 
 
 def pass_arguments(
@@ -220,11 +224,27 @@ def _right_padded(rows: Sequence[_Kept]) -> Float[Tensor, "batch time hidden"] |
     return pad_sequence(states, batch_first=True) if states else None
 
 
-def _left_padded(
-    states: Float[Tensor, "head time width"], width: int
-) -> Float[Tensor, "head all_time width"]:
-    missing = width - states.shape[1]
-    return pad(states, (0, 0, missing, 0)) if missing else states
+def _dynamic_layer(keys: Tensor, values: Tensor) -> DynamicLayer:
+    layer = DynamicLayer()
+    layer.update(keys, values)
+    return layer
+
+
+def _stacked(parts: Sequence[Float[Tensor, "head _ width"]]) -> tuple[_Parts, ...]:
+    """Copies of them in one tensor, or in one each where they differ in shape."""
+    if len({part.shape for part in parts}) == 1:
+        return (torch.stack(list(parts)),)
+    return tuple(part[None].clone() for part in parts)
+
+
+def _left_padded(rows: Sequence[_Parts], width: int) -> Float[Tensor, "part batch head time width"]:
+    parts, heads, _, size = rows[0].shape
+    padded = rows[0].new_empty((parts, len(rows), heads, width, size))
+    for place, row in enumerate(rows):
+        missing = width - row.shape[2]
+        padded[:, place, :, :missing] = 0
+        padded[:, place, :, missing:] = row
+    return padded
 
 
 def _tensors(cache: Cache) -> list[tuple[Tensor, Tensor]]:

@@ -11,7 +11,6 @@ from torch.optim import Optimizer
 
 from adaptive_moe.config.settings import TrainingSettings
 from adaptive_moe.errors import InsufficientMemoryError
-from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.models.memory import is_out_of_memory
 from adaptive_moe.training.adapter import Adapter
@@ -47,10 +46,7 @@ class Stepper:
     Where not even one example fits, passes are recomputed for their gradients from then on.
     """
 
-    def __init__(
-        self, bank: LoraBank, adapter: Adapter, loss: AnswerLoss, settings: TrainingSettings
-    ) -> None:
-        self._bank = bank
+    def __init__(self, adapter: Adapter, loss: AnswerLoss, settings: TrainingSettings) -> None:
         self._adapter = adapter
         self._loss = loss
         self._clip_norm = settings.clip_norm
@@ -117,9 +113,9 @@ class Stepper:
         groups = micro_batches(indexes, examples, size=self._size, max_width=self._loss.max_width)
         summed = 0.0
         for group in groups:
-            with self._bank.activate_weights({}):
+            with self._loss.active({}):
                 prompts = self._loss.prompts(group)
-            with self._bank.activate_weights(self._adapter.weights()):
+            with self._loss.active(self._adapter.weights()):
                 total = self._loss.compute(group, prompts).total
                 (total / tokens).backward()
             summed += float(total.detach())
@@ -133,11 +129,9 @@ def _optimizer(adapter: Adapter, settings: TrainingSettings) -> Optimizer:
     return torch.optim.AdamW(adapter.parameters, lr=rate, weight_decay=decay, fused=True)
 
 
-def evaluate(
-    bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
-) -> Evaluation:
+def evaluate(weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings) -> Evaluation:
     """Loss and exact answers of all examples of `loss` under `weights`; {} is the base."""
-    scores = score_examples(bank, weights, loss, settings)
+    scores = score_examples(weights, loss, settings)
     tokens = sum(score.tokens for score in scores)
     return Evaluation(
         loss=sum(score.loss for score in scores) / tokens,
@@ -147,7 +141,7 @@ def evaluate(
 
 @torch.no_grad()
 def score_examples(
-    bank: LoraBank, weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
+    weights: LoraWeights, loss: AnswerLoss, settings: TrainingSettings
 ) -> list[ExampleScore]:
     """The score of every example of `loss`, in order, under `weights`; may be interrupted."""
     scores: dict[int, ExampleScore] = {}
@@ -159,9 +153,9 @@ def score_examples(
     )
     for group in groups:
         stop_if_cancelled()
-        with bank.activate_weights({}):
+        with loss.active({}):
             prompts = loss.prompts(group)
-        with bank.activate_weights(weights):
+        with loss.active(weights):
             found = loss.compute(group, prompts)
         rows = zip(group, found.per_example.tolist(), found.exact.tolist(), strict=True)
         for index, nats, exact in rows:

@@ -130,7 +130,6 @@ class _Run:
         self._settings = settings
         self._seed = seed
         self._metric = metric
-        self._bank = bank
         self._encoded = encoded
         self._dropped = len(encoded.dropped) + len(tests.dropped)
         self._cut = encoded.cut + tests.cut
@@ -150,7 +149,7 @@ class _Run:
             )
             for side in (encoded, tests)
         )
-        self._stepper = Stepper(bank, self._adapter, self._loss, settings)
+        self._stepper = Stepper(self._adapter, self._loss, settings)
         self._state = _State()
         self._best = self._adapter.tensors()
         content = [language_model.base_id, dataclasses.asdict(plan), seed, metric]
@@ -276,7 +275,7 @@ class _Run:
 
     def _evaluate(self) -> None:
         state = self._state
-        found = evaluate(self._bank, self._adapter.weights(), self._test_loss, self._settings)
+        found = evaluate(self._adapter.weights(), self._test_loss, self._settings)
         recent = sum(state.losses) / len(state.losses) if state.losses else None
         state.losses = []
         best = next((x.held_out for x in state.history if x.step == state.best_step), None)

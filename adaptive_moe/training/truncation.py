@@ -94,7 +94,7 @@ def _trained_wide(
         prompt_cache_bytes=settings.prompt_cache_bytes,
         recompute=settings.gradient_checkpointing,
     )
-    stepper = Stepper(bank, adapter, loss, short)
+    stepper = Stepper(adapter, loss, short)
     for step in range(short.max_steps):
         chosen = step_examples(
             step, count=len(loss.examples), batch_size=short.batch_size, seed=short.seed

@@ -36,7 +36,7 @@ def variance_importance(
     """
     loss = calibration_loss(language_model, bank, examples, activation=activation, seed=seed)
     inputs: dict[str, list[Tensor]] = {}
-    with bank.activate_weights({}):
+    with loss.active({}):
         for index in range(len(loss.examples)):  # one at a time: padding is no token of anybody's
             prompts = loss.prompts([index])
             with _recording(language_model, layers, inputs):

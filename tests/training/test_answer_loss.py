@@ -42,7 +42,7 @@ def test_loss_and_gradients_equal_a_plain_pass(architecture, activation, example
         language_model, bank, encoded, activation=activation, prompt_cache_bytes=1 << 20
     )
     prompts = loss.prompts(range(6))
-    with bank.activate_weights(weights):
+    with loss.active(weights):
         found = loss.compute(range(6), prompts)
     gradients = losses_and_gradients(weights, found.total)
     expected = [
@@ -82,7 +82,7 @@ def test_recomputed_blocks_give_the_same_gradients_and_keep_less(
             saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
             return tensor
 
-        with bank.activate_weights(weights):
+        with loss.active(weights):
             with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
                 total = loss.compute(range(6), prompts).total
             gradients.append(losses_and_gradients(weights, total))
@@ -114,7 +114,7 @@ def test_blocks_below_the_expert_run_once_and_change_nothing(
         )
         for group in ([0, 3], [5, 2, 1, 0]):
             prompts = loss.prompts(group)
-            with bank.activate_weights(weights):
+            with loss.active(weights):
                 batch = loss.compute(group, prompts)
         found.append((batch.per_example, losses_and_gradients(weights, batch.total)))
     (plain, gradients), (skipping, others) = found
@@ -151,7 +151,7 @@ def test_kept_prompts_give_the_same_loss_as_prompts_read_again(llama, examples, 
         loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=capacity)
         for group in ([0, 1, 2], [5, 2, 7, 0]):
             prompts = loss.prompts(group)
-            with bank.activate_weights(weights):
+            with loss.active(weights):
                 total = loss.compute(group, prompts).total
         assert loss.cached_bytes <= capacity
         totals.append(float(total.detach()))
@@ -191,8 +191,8 @@ def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
     encoded = encode_examples(llama, [Example(prompt, answer, "f", "x", "f", 1)]).examples
     bank = make_bank(llama)
     loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
-    prompts = loss.prompts([0])
-    found = loss.compute([0], prompts)
+    with loss.active({}):
+        found = loss.compute([0], loss.prompts([0]))
     wanted = [int(token) for token in produced]
     greedy_gives_it = list(encoded[0].answer_ids) == wanted
     assert bool(found.exact[0]) == greedy_gives_it

@@ -336,7 +336,8 @@ def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, example
     weights = [llama.model.get_submodule(layer.name).weight for layer in llama.layers]
     for weight in weights:
         weight.requires_grad_(True)
-    found = loss.compute(range(len(encoded)), prompts)
+    with loss.active({}):
+        found = loss.compute(range(len(encoded)), prompts)
     gradients = torch.autograd.grad(found.total / found.tokens, weights)
     for layer, gradient in zip(llama.layers, gradients, strict=True):
         assert measured[layer.name] == pytest.approx(float(gradient.norm()), rel=1e-3)
