@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, final
 
@@ -32,7 +33,7 @@ from adaptive_moe.training.capacity import answer_bits, fitting_rank
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.cleaning import clean
 from adaptive_moe.training.conversations import conversation_stage, in_conversation
-from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.encoding import encode_examples, fits_whole
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import measured_importance
@@ -151,6 +152,7 @@ class Grower:
         spoken = in_conversation(
             split.train,
             self._judge.exchanges(settings),
+            fits=partial(fits_whole, self._answerer.language_model),
             share=settings.in_conversation,
             seed=settings.seed,
         )

@@ -29,6 +29,7 @@ class Workers:
     def __init__(self, count: int, sets: Sequence[str]) -> None:
         self._sets = sets
         self._processes: list[subprocess.Popen[str]] = []
+        self._is_ending = threading.Event()
         try:
             for _ in range(count):
                 self._processes.append(self._start())
@@ -89,12 +90,15 @@ class Workers:
             answer: Record = json.loads(process.stdout.readline())
         except (OSError, ValueError):
             reason = f"the process ended with {_end(process)}"
+            if self._is_ending.is_set():
+                raise AdaptiveMoEError(f"the study was stopped: {reason}") from None
             self._processes[place] = self._start()
             _wait_until_ready(self._processes[place])
             return {"kind": "failed", "key": run.key, "run": asdict(run), "reason": reason}
         return answer
 
     def _end_all(self, *, at_once: bool) -> None:
+        self._is_ending.set()
         for process in self._processes:
             if at_once:
                 process.terminate()

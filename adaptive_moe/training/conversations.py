@@ -1,7 +1,7 @@
 """New questions as they come up in a chat: after others and their answers."""
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from adaptive_moe.training.rows import Turn
@@ -17,14 +17,15 @@ def in_conversation(
     examples: Sequence[Example],
     known: Sequence[tuple[str, str]],
     *,
+    fits: Callable[[Example], bool],
     share: float,
     seed: int,
 ) -> tuple[Example, ...]:
     """All examples in their order, `share` of the single questions after earlier exchanges.
 
-    Those are one to three short questions with their answers, of `known` and of examples with
-    other answers. Trained on single questions alone, an expert takes those of a chat for something
-    else.
+    Those are one to three short questions with their answers, of `known` and of examples of other
+    facts. Trained on single questions alone, an expert takes those of a chat for something else.
+    What is no longer one that `fits` stays single.
     """
     chance = random.Random(f"conversations {seed}")  # noqa: S311  not for security
     single = [index for index, each in enumerate(examples) if len(each.prompt) == 1]
@@ -32,7 +33,8 @@ def in_conversation(
     spoken = list(examples)
     for index in chance.sample(single, round(share * len(single))):
         each = examples[index]
-        spoken[index] = replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
+        behind = replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
+        spoken[index] = behind if fits(behind) else each
     return tuple(spoken)
 
 
@@ -55,11 +57,15 @@ def _before(
     known: Sequence[tuple[str, str]],
     chance: random.Random,
 ) -> Iterator[Turn]:
-    """The turns of the exchanges; one with the example's own answer would tell it."""
+    """The turns of the exchanges; another one about the example's own fact would tell its answer.
+
+    Equal answers of other facts stay as frequent as they are. Without them an expert of few
+    answers, such as yes and no, would learn that the right one is what has not been said.
+    """
     for _ in range(chance.randint(1, _MOST_EXCHANGES)):
         if known and chance.random() < _KNOWN:
             question, answer = chance.choice(known)
-        elif short and (other := chance.choice(short)).answer != example.answer:
+        elif short and (other := chance.choice(short)).fact != example.fact:
             question, answer = other.prompt[0][1], other.answer
         else:
             continue

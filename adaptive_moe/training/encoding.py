@@ -57,6 +57,14 @@ def encode_examples(language_model: LanguageModel, examples: Sequence[Example]) 
     return EncodedSet(tuple(encoded), cut, tuple(dropped))
 
 
+def fits_whole(language_model: LanguageModel, example: Example) -> bool:
+    """Whether the example can be encoded, and without a cut."""
+    try:
+        return not encode_example(language_model, example)[1]
+    except (DataError, PromptError):
+        return False
+
+
 def encode_example(language_model: LanguageModel, example: Example) -> tuple[EncodedExample, bool]:
     """The ids, and whether the prompt was cut from the left; the answer never is.
 

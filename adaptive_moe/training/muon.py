@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -76,7 +77,15 @@ def _orthonormal(matrices: list[Tensor]) -> list[Tensor]:
     """
     smallest = torch.finfo(matrices[0].dtype).tiny
     unit = [each / torch.linalg.vector_norm(each).clamp_min(smallest) for each in matrices]
-    squares, directions = torch.linalg.eigh(torch.stack([each @ each.mT for each in unit]))
-    roots = (squares.clamp_min(0) + _DAMPING).rsqrt()
-    inverse = (directions * roots[:, None, :]) @ directions.mT
+    inverse = _inverse_roots(torch.stack([each @ each.mT for each in unit]))
     return [root @ each for root, each in zip(inverse, unit, strict=True)]
+
+
+def _inverse_roots(grams: Float[Tensor, "matrix row row"]) -> Float[Tensor, "matrix row row"]:
+    """Of every one the inverse of its damped square root."""
+    # Apple's GPUs have no eigh in this torch; rank by rank numbers are quickly there and back.
+    device = torch.device("cpu") if grams.device.type == "mps" else grams.device
+    squares, directions = torch.linalg.eigh(grams.to(device))
+    roots = (squares.clamp_min(0) + _DAMPING).rsqrt()
+    inverse: Tensor = (directions * roots[:, None, :]) @ directions.mT
+    return inverse.to(grams.device)

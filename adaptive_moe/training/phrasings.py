@@ -4,6 +4,7 @@ import random
 import re
 import string
 from collections.abc import Sequence
+from functools import lru_cache
 
 from adaptive_moe.training.question_forms import DEFINITION_FORMS, FORMS
 
@@ -175,20 +176,20 @@ def place(question: str, topic: str, *, subject: str, chance: random.Random) -> 
 
 def _thin(text: str, keep: str, chance: random.Random) -> str:
     """Leave out some of the words that do not say what is asked."""
-    kept = {_bare(word) for word in keep.split()}
-    words = [
-        word
-        for word in text.split()
-        if _bare(word) in kept
-        or _bare(word.removesuffix("'s")) in kept
-        or chance.random() > _DROPPED
-    ]
+    kept = _any_of(keep)
+    words = [word for word in text.split() if kept.search(word) or chance.random() > _DROPPED]
     return " ".join(words) if words else text
 
 
-def _bare(word: str) -> str:
-    """The word without marks around it, its case ignored."""
-    return word.strip(string.punctuation).casefold()
+@lru_cache
+def _any_of(keep: str) -> re.Pattern[str]:
+    """Matches in a word that is one of `keep`, whatever stands around it: 's, or code as x.keep().
+
+    Case and marks at the ends of `keep`'s words make no difference.
+    """
+    words = {re.escape(word.strip(string.punctuation)) for word in keep.split()} - {""}
+    found = "|".join(sorted(words)) or r"(?!)"
+    return re.compile(rf"(?<![^\W_])(?:{found})(?![^\W_])", re.IGNORECASE)
 
 
 def _beside(text: str, chance: random.Random) -> str:
@@ -201,12 +202,10 @@ def _beside(text: str, chance: random.Random) -> str:
 
 def _fill(text: str, keep: str, chance: random.Random) -> str:
     """Put a few fillers in, never inside the subject or the relation."""
-    kept = {_bare(word) for word in keep.split()}
-    words = text.split()
+    kept, words = _any_of(keep), text.split()
     for _ in range(chance.randint(1, 4)):
         place = chance.randint(0, len(words))
-        before = _bare(words[place - 1]) if place else ""
-        after = _bare(words[place]) if place < len(words) else ""
-        if not (before in kept and after in kept):
+        beside = words[max(0, place - 1) : place + 1]
+        if not (0 < place < len(words) and all(kept.search(word) for word in beside)):
             words.insert(place, chance.choice(_FILLERS))
     return " ".join(words)

@@ -1,8 +1,11 @@
 """Some questions are taught after others: which, after what, and what is never changed."""
 
+import functools
+
 import pytest
 
-from adaptive_moe.training.conversations import conversation_stage, in_conversation
+from adaptive_moe.training import conversations
+from adaptive_moe.training.conversations import conversation_stage
 from adaptive_moe.training.synthesis import Example
 
 KNOWN = (("What is two and two?", "four"), ("Which animal barks?", "the dog"))
@@ -13,13 +16,14 @@ def _example(number, *, prompt=None, answer=None):
     return Example(prompt, answer or f"sign {number % 20}", f"fact {number}", "as-written", "f", 1)
 
 
+in_conversation = functools.partial(conversations.in_conversation, fits=lambda _: True)
 EXAMPLES = [_example(number) for number in range(400)]
 
 
 def test_a_share_comes_after_one_to_three_exchanges_and_ends_as_it_was():
     taught = in_conversation(EXAMPLES, KNOWN, share=0.25, seed=1)
     changed = [each for each in taught if len(each.prompt) > 1]
-    assert 90 < len(changed) <= 100  # a few got no exchange, as it would have told their answer
+    assert 90 < len(changed) <= 100  # a few got no exchange, as it would have been their own
     assert {len(each.prompt) for each in changed} == {3, 5, 7}
     for before, after in zip(EXAMPLES, taught, strict=True):
         assert after.prompt[-1:] == before.prompt
@@ -31,7 +35,7 @@ def test_a_share_comes_after_one_to_three_exchanges_and_ends_as_it_was():
     assert stage.left == {"train": 400, "after others": len(changed)}
 
 
-def test_exchanges_are_known_ones_and_those_with_other_answers():
+def test_exchanges_are_known_ones_and_those_of_other_facts():
     told = {each.prompt[0][1]: each for each in EXAMPLES}
     origins = []
     for each in in_conversation(EXAMPLES, KNOWN, share=1.0, seed=2):
@@ -41,7 +45,7 @@ def test_exchanges_are_known_ones_and_those_with_other_answers():
                 origins.append("known")
             else:
                 assert told[question].answer == answer
-                assert answer != each.answer
+                assert told[question].fact != each.fact
                 origins.append("own")
     assert 0.4 < origins.count("known") / len(origins) < 0.6
 
@@ -65,3 +69,18 @@ def test_nothing_long_goes_before_a_question():
     long = _example(0, answer="word " * 60)
     taught = in_conversation([long, _example(1)], (), share=1.0, seed=0)
     assert taught[1].prompt == _example(1).prompt
+
+
+def test_with_two_answers_the_right_one_has_been_said_as_often_as_not():
+    labels = [_example(number, answer=("yes", "no")[number % 2]) for number in range(200)]
+    taught = in_conversation(labels, (), share=1.0, seed=0)
+    said = [answer == each.answer for each in taught for _, answer in each.prompt[1:-1:2]]
+    assert 0.4 < sum(said) / len(said) < 0.6
+
+
+def test_what_would_not_fit_stays_single():
+    taught = conversations.in_conversation(
+        EXAMPLES, KNOWN, fits=lambda each: len(each.prompt) < 5, share=1.0, seed=0
+    )
+    assert {len(each.prompt) for each in taught} == {1, 3}
+    assert [each.prompt[-1] for each in taught] == [each.prompt[0] for each in EXAMPLES]
