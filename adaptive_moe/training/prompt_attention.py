@@ -72,17 +72,17 @@ def can_attend_over_prompts(language_model: LanguageModel) -> bool:
     """Whether passes on `PromptLayer`s give this model's logits: its code may do otherwise."""
     if getattr(language_model.model.config, "_attn_implementation", None) != "sdpa":
         return False
-    ids = torch.tensor([language_model.header_ids] * 2, device=language_model.device)
-    mask = torch.ones_like(ids).repeat(1, 2)
-    mask[0, : ids.shape[1] // 2] = 0  # padding
-    whole = DynamicCache()
-    forward(language_model, ids, cache=whole, attention_mask=mask[:, : ids.shape[1]])
+    ids = torch.arange(5, device=language_model.device).expand(2, -1)  # any tokens, but different
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0  # padding
+    whole, (prompt, rest) = DynamicCache(), ids.split((3, 2), dim=1)
+    forward(language_model, prompt, cache=whole, attention_mask=mask[:, :3])
     layers = cast("list[Any]", whole.layers)
     apart = with_layers([PromptLayer(layer.keys, layer.values) for layer in layers])
-    wanted = forward(language_model, ids, cache=whole, attention_mask=mask).float()
+    wanted = forward(language_model, rest, cache=whole, attention_mask=mask).float()
     try:
         with over_prompts(language_model):
-            found = forward(language_model, ids, cache=apart, attention_mask=mask).float()
+            found = forward(language_model, rest, cache=apart, attention_mask=mask).float()
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
         return False
     scale = wanted.abs().max().clamp_min(1.0)

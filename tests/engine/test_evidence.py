@@ -49,3 +49,12 @@ def test_a_data_set_that_cannot_be_had_is_missing_like_a_file_that_is_not_there(
         with pytest.raises(MissingSourcesError) as found:
             relevant_files(PROMPTS, [path])
         assert list(found.value.paths) == [path]
+
+
+def test_of_places_with_as_many_topic_words_the_one_with_the_rare_word_is_best(tmp_path):
+    lines = [f"The lantern number {number} is a lantern of brass." for number in range(12)]
+    lines[7] = "The quoin of a press is a wedge."
+    (tmp_path / "words.md").write_text("# Words\n\n" + "\n\n".join(lines) + "\n")
+    prompt = "Is a quoin a lantern?"
+    (best,) = coverage([prompt], [tmp_path]).found
+    assert best == BestPlace(prompt, "words.md", 17)

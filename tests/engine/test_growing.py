@@ -194,3 +194,21 @@ def test_what_measures_forgetting_is_not_rehearsed_on_an_ungraded_base(tmp_path,
     assert len(measured) == 64
     assert rehearsed
     assert not [text for text in rehearsed if any(part in text for part in measured)]
+
+
+def test_questions_are_trained_on_behind_others(open_runtime, rows):
+    weights = {}
+    for share in (0.0, 0.5):
+        with open_runtime(f"share {share}", f"training.in_conversation={share}") as moe:
+            weights[share] = moe.train_expert("colours", [rows], force=True).result.weights
+    assert any(not pair.b.equal(weights[0.5][name].b) for name, pair in weights[0.0].items())
+
+
+def test_what_the_base_knows_comes_before_questions_too(tmp_path, rows):
+    settings = load_settings(overrides=["base.id=pocket", f"store={tmp_path / 'pocket'}"])
+    with AdaptiveMoE.from_settings(settings) as moe:
+        prepared = moe.prepare_expert([rows])
+    own = {each.prompt[-1] for each in prepared.split.train}
+    others = {turn for each in prepared.taught for turn in each.prompt[:-1:2]}
+    assert others - own
+    assert others & own

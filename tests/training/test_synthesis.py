@@ -248,3 +248,10 @@ def test_only_what_the_documents_write_as_code_is_asked_about_inside_of_code():
             found[name, name == code] = sum(bool(re.search(inside, each)) for each in asked)
     assert min(found["oneof", True], found["twoof", True]) > 0
     assert found["oneof", False] == found["twoof", False] == 0
+
+
+def test_a_question_about_a_code_name_always_holds_it():
+    text = "# Calls\n\n| Call | Return type |\n|---|---|\n| `sorted` | list |\n"
+    asked = synthesise(tuple(split_markdown(text, file="calls.md")), seed=0, forms_per_fact=2000)
+    assert len(asked) > 200
+    assert all("sorted" in each.prompt[-1][1].casefold() for each in asked)
