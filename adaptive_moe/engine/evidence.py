@@ -28,7 +28,11 @@ class MissingSourcesError(GapError):
 
 @dataclass(frozen=True, slots=True)
 class BestPlace:
-    """The place in the material that answers best to a prompt; lines count from 1."""
+    """The place in the material that answers best to a prompt.
+
+    `line` counts from 1: rows of examples, pages of PDF, lines of other documents, of whose
+    paragraphs it is the first. HTML counts as it is read, as Markdown.
+    """
 
     prompt: str
     file: str

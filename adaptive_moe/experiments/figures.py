@@ -123,6 +123,9 @@ TRAINING_ROWS: Mapping[str, Row] = {
         "blind questions about it answered exactly, before / after", "<= .05 / >= .95"
     ),
     "guard": Row("the rest: questions known before and lost, routed, upper 95 % limit", "<= .01"),
+    "forgetting": Row(
+        "forgetting: what the base says unprompted, by how much less likely as routed", "no limit"
+    ),
     "budgets": Row(
         "the parameters of every strategy against its plan, read back; every one finishes finite",
         "equal",

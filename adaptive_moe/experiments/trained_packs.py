@@ -142,7 +142,27 @@ def _figures(story: _Story) -> Iterator[Figure]:
         target=_LOST,
         note=f"{guard.lost} of {guard.items} lost, {guard.near_lost} of {guard.near_items} near",
     )
+    yield from _forgotten(story)
     yield from _foretold(story)
+
+
+def _forgotten(story: _Story) -> Iterator[Figure]:
+    """As the gate measured it."""
+    found = story.outcome.report.forgetting
+    assert found is not None
+    yield Figure(
+        "forgetting",
+        story.pack,
+        POCKET,
+        found.rise.mean,
+        unit="nats per token",
+        low=found.rise.low,
+        high=found.rise.high,
+        is_timed=False,
+        note=f"{found.to_expert} of {found.texts} texts are sent to the expert; all of them forced "
+        f"on it would cost {found.loss_forced:.2f} nats per token instead of "
+        f"{found.loss_before:.2f}",
+    )
 
 
 def _foretold(story: _Story) -> Iterator[Figure]:
