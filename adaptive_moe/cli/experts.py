@@ -270,7 +270,10 @@ def remove(
 
 @command(app, "rollback", "store")
 def rollback(terminal: Terminal, name: ExpertArgument) -> int:
-    """Let the version before the serving one serve."""
+    """Let the version that served before serve again.
+
+    Never one that was rolled back from or is in quarantine.
+    """
     with open_store(terminal.settings) as store:
         record = store.rollback(name)
     terminal.finish(record_values(record), f"{record.name} is back at version {record.version}.")

@@ -13,6 +13,7 @@ from pydantic import (
     model_validator,
 )
 
+from adaptive_moe.config.foreign_methods import FOREIGN_METHODS
 from adaptive_moe.config.section import MIB, PositiveInt, Probability, Section
 
 _LARGEST_RANK = 128
@@ -45,6 +46,10 @@ RankStrategy = Literal[
     "eva",
     "truncate",
 ]
+_INSTEAD = {
+    "adalora": "gradient or eva share ranks out beforehand, truncate trains wider and cuts them",
+    "dora": "the strategies here all train plain LoRA, so take one of them, such as fixed",
+}
 FilterName = Literal["length", "encoding", "repetition", "refusal", "secrets", "language"]
 
 
@@ -230,6 +235,15 @@ class TrainingSettings(TeacherSettings):
         if not max(mix) <= _LARGEST_PART * mix[0]:  # nor infinite, nor nan
             raise ValueError(f"known and general rows may be {_LARGEST_PART} times the new at most")
         return mix
+
+    @field_validator("ranks", mode="before")
+    @classmethod
+    def _is_a_strategy(cls, strategy: object) -> object:
+        """Tell of a method that is asked for here and is none of the strategies why it is not."""
+        method = strategy.lower() if isinstance(strategy, str) else ""
+        if method in FOREIGN_METHODS:
+            raise ValueError(f"{FOREIGN_METHODS[method]}; {_INSTEAD[method]}")
+        return strategy
 
     @field_validator("auto_ranks")
     @classmethod

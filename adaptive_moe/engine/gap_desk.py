@@ -136,16 +136,19 @@ class GapDesk:
     def start(self, gap_id: int, data: Sequence[Path | str] | None = None) -> Gap:
         """Have the worker `fill` a gap behind the answers, and return at once; `events` tell of it.
 
-        Raises GapError where `fill` would find no material, and in a runtime without a worker.
+        Raises GapError where `fill` would find no material, in a runtime without a worker, and for
+        a gap that is in training or waits for its turn already.
         """
         if self._worker is None:
             raise GapError(f"this runtime trains nothing in the background; fill gap {gap_id}")
-        gap = self.show(gap_id)
+        gap = self._startable(gap_id, self._worker)
         files = self._orders.material(gap, data)
-        if gap.state is not GapState.QUEUED:
-            reason = "a person asked to fill it"
-            gap = self._detector.transition(gap_id, GapState.QUEUED, reason, by_person=True)
-        self._worker.order(gap, files)
+        with self._detector.together():
+            gap = self._startable(gap_id, self._worker)  # reading the material took a while
+            if gap.state is not GapState.QUEUED:
+                reason = "a person asked to fill it"
+                gap = self._detector.transition(gap_id, GapState.QUEUED, reason, by_person=True)
+            self._worker.order(gap, files)
         return gap
 
     def cancel(self) -> Gap | None:
@@ -196,6 +199,20 @@ class GapDesk:
         """Stop a background training at its next step and wait for it; its gap stays queued."""
         if self._worker is not None:
             self._worker.close()
+
+    def _startable(self, gap_id: int, worker: GapWorker) -> Gap:
+        """The gap, if nobody is about to fill it; what a dead process left in training is free."""
+        gap = self.show(gap_id)
+        if gap.state in IN_TRAINING and self._orders.is_busy():
+            raise GapError(
+                f"gap {gap.id} is in training already; wait until that is done, or cancel it first"
+            )
+        if gap.state is GapState.QUEUED and worker.has(gap.id):
+            raise GapError(
+                f"gap {gap.id} is queued already; wait for its turn, or dismiss it if nobody wants "
+                "it filled"
+            )
+        return gap
 
 
 def open_gap_desk(

@@ -13,6 +13,7 @@ from adaptive_moe.engine.evidence import relevant_files
 from adaptive_moe.errors import (
     AdaptiveMoEError,
     GapError,
+    GapStateError,
     TrainingInterruptedError,
     TrainingProcessError,
 )
@@ -68,6 +69,20 @@ class GapTraining:
             finally:
                 self._lock.release()
 
+    def is_busy(self) -> bool:
+        """Whether somebody trains for this ledger now, in any thread or process."""
+        if not self._filling.acquire(blocking=False):
+            return True
+        try:
+            self._acquire()
+        except Timeout:
+            return True
+        else:
+            self._lock.release()
+            return False
+        finally:
+            self._filling.release()
+
     def material(self, gap: Gap, data: Sequence[Path | str] | None = None) -> tuple[Path, ...]:
         """The files of `data`, else of the sources, that speak about the gap.
 
@@ -98,36 +113,53 @@ class GapTraining:
         """A queued gap is in training inside; what is raised there queues or rejects it.
 
         A process that ended without a word costs a gap its place in the queue only if that is what
-        became of it before, too: it is tried again from its checkpoint, once.
+        became of it before, too: it is tried again from its checkpoint, once. What somebody else
+        made of the gap meanwhile stands, and is a GapStateError.
         """
-        self._detector.transition(gap.id, GapState.TRAINING, f"training expert {expert}")
+        self._step(gap, GapState.TRAINING, f"training expert {expert}")
         try:
             yield
+        except GapStateError:
+            raise
         except TrainingInterruptedError as error:
-            self._detector.transition(gap.id, GapState.QUEUED, str(error))
+            self._step(gap, GapState.QUEUED, str(error))
             raise
         except TrainingProcessError as error:
             follows, then = GapState.QUEUED, _ONCE_MORE
             if has_crashed(gap.history):
                 follows, then = GapState.REJECTED, f"`gaps fill {gap.id}` goes on from there"
             reason = f"{error}; {then}"
-            self._detector.transition(gap.id, follows, reason)
+            self._step(gap, follows, reason)
             raise TrainingProcessError(reason) from error
         except Exception as error:
-            self._detector.transition(gap.id, GapState.REJECTED, reason_of(error))
+            self._step(gap, GapState.REJECTED, reason_of(error))
             raise
 
     def evaluating(self, gap: Gap) -> None:
         """The training is over, and the gate begins."""
-        self._detector.transition(gap.id, GapState.EVALUATING, "the trained expert is measured")
+        self._step(gap, GapState.EVALUATING, "the trained expert is measured")
 
     def conclude(self, gap: Gap, expert: str, *, is_live: bool, reason: str) -> None:
         """Write the gate's verdict down."""
         if is_live:
             reason = f"expert {expert} passed the gate"
-            self._detector.transition(gap.id, GapState.FILLED, reason, expert=expert)
+            self._step(gap, GapState.FILLED, reason, expert=expert)
         else:
-            self._detector.transition(gap.id, GapState.REJECTED, reason)
+            self._step(gap, GapState.REJECTED, reason)
+
+    def _step(self, gap: Gap, after: GapState, reason: str, *, expert: str | None = None) -> None:
+        """Take the step; GapStateError in plain words where somebody else took another one."""
+        try:
+            self._detector.transition(gap.id, after, reason, expert=expert)
+        except GapStateError as error:
+            found = self._detector.show(gap.id)
+            told = (
+                f"gap {gap.id} was changed by somebody else while an expert was trained for it, "
+                f"and stays {found.state} ({found.reason})"
+            )
+            if found.state is not GapState.DISMISSED:
+                told += f"; `gaps fill {gap.id}` trains for it anew"
+            raise GapStateError(told) from error
 
     def _acquire(self) -> None:
         """Hold the lock, once nobody holds the other one any more either. Raises Timeout."""

@@ -69,6 +69,11 @@ class GapWorker:
         self._ordered[gap.id] = files
         self._worker.wake()
 
+    def has(self, gap_id: int) -> bool:
+        """Whether it was ordered to fill this gap, or has begun to, and is not done with it."""
+        running = self._running
+        return gap_id in self._ordered or (running is not None and running.id == gap_id)
+
     def events(self) -> tuple[TrainingEvent, ...]:
         """What it did since the last call."""
         return self._news.take()
@@ -123,8 +128,9 @@ class GapWorker:
             self._fill(gap)
         finally:
             self._running = None
-        if self._detector.show(gap.id).state is not GapState.QUEUED:
-            self._ordered.pop(gap.id, None)
+        with self._detector.together():  # an order that comes in meanwhile is kept
+            if self._detector.show(gap.id).state is not GapState.QUEUED:
+                self._ordered.pop(gap.id, None)
         return True
 
     def _next(self) -> Gap | None:
@@ -145,7 +151,8 @@ class GapWorker:
         except TrainingInterruptedError as error:
             self._interrupted(gap, error)
         except GapStateError as error:
-            logger.warning("gap %d was changed by somebody else: %s", gap.id, error)
+            logger.warning("%s", error)
+            self._news.tell(TrainingFailed(expert, str(error)))
         except MissingSourcesError as error:
             logger.warning("gap %d is not filled: %s", gap.id, error)
             self._missing[gap.id] = error.paths

@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from adaptive_moe.config.foreign_methods import FOREIGN_METHODS
 from adaptive_moe.errors import (
     AdapterFormatError,
     ConfigurationError,
@@ -44,7 +45,7 @@ _SUFFIX_A, _SUFFIX_B = ".lora_A.weight", ".lora_B.weight"
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _HEADER_BYTES_PER_TENSOR = 1024
 _UNREADABLE = {
-    "magnitude": "it is DoRA",
+    "magnitude": FOREIGN_METHODS["dora"],
     "lora_embedding": "it adapts embeddings",
     "bias": "it trains biases",
     "modules_to_save": "it replaces whole modules",

@@ -2,7 +2,8 @@
 
 SQLite with the rollback journal and synchronous=FULL, as the write-ahead log of SQLite 3.40 has a
 bug that can lose committed rows. The index decides what exists; folders follow it. Until a store
-is made an empty index in memory stands in for the file, so that looking leaves no trace.
+is made an empty index in memory stands in for the file, so that looking leaves no trace; for the
+same reason an index of an earlier form is brought up to date by the first who writes.
 """
 
 import sqlite3
@@ -50,7 +51,25 @@ def _create_tables(connection: sqlite3.Connection) -> None:
     connection.execute("CREATE TABLE serving (name TEXT PRIMARY KEY, version INTEGER NOT NULL)")
 
 
-MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (_create_tables,)
+def _remember_what_served(connection: sqlite3.Connection) -> None:
+    """What served before, in order; of earlier times only the versions' numbers can tell it."""
+    connection.execute(
+        "CREATE TABLE served (place INTEGER PRIMARY KEY, name TEXT NOT NULL,"
+        " version INTEGER NOT NULL)"
+    )
+    connection.execute(
+        "INSERT INTO served (name, version) SELECT expert.name, expert.version FROM expert"
+        " LEFT JOIN serving ON serving.name = expert.name WHERE expert.status = 'active'"
+        " AND typeof(expert.version) = 'integer'"
+        " AND (serving.version IS NULL OR expert.version < serving.version)"
+        " ORDER BY expert.name, expert.version"
+    )
+
+
+MIGRATIONS: tuple[Callable[[sqlite3.Connection], None], ...] = (
+    _create_tables,
+    _remember_what_served,
+)
 _SELECT = (
     "SELECT rowid, CAST(name AS TEXT), CASE typeof(version) WHEN 'integer' THEN version ELSE 0 END,"
     " CAST(expert_id AS TEXT), CAST(status AS TEXT), CAST(reason AS TEXT), CAST(created AS TEXT),"
@@ -97,6 +116,7 @@ class Index:
             self._connection.execute("BEGIN IMMEDIATE")
             self._is_writing = True
             try:
+                self._migrate()
                 yield
                 self._connection.execute("COMMIT")
             except BaseException:
@@ -153,11 +173,38 @@ class Index:
         )
 
     def serve(self, name: str, *, version: int | None) -> None:
-        """Let a version answer, or nobody."""
+        """Let a version answer, or nobody; the one that answered until now is remembered."""
         if version is None:
             self._write("DELETE FROM serving WHERE name = ?", (name,))
-        else:
-            self._write("INSERT OR REPLACE INTO serving VALUES (?, ?)", (name, version))
+            return
+        self._write(
+            "INSERT INTO served (name, version) SELECT name, version FROM serving"
+            " WHERE name = ? AND version <> ? AND typeof(version) = 'integer'",
+            (name, version),
+        )
+        self._write("INSERT OR REPLACE INTO serving VALUES (?, ?)", (name, version))
+
+    def served_before(self, name: str) -> tuple[int, ...]:
+        """What answered before the version that does, the latest last; inside `writing`.
+
+        A version that was gone back from is not among them, unless it answered again since.
+        """
+        found = self._read("SELECT version FROM served WHERE name = ? ORDER BY place", (name,))
+        return tuple(version for (version,) in found)
+
+    def go_back(self, name: str, *, version: int) -> None:
+        """Let one of `served_before` answer; what answered since is forgotten; inside `writing`."""
+        self._write(
+            "DELETE FROM served WHERE name = ?1 AND (place >= (SELECT MAX(place) FROM served"
+            " WHERE name = ?1 AND version = ?2) OR version IN"
+            " (SELECT version FROM serving WHERE name = ?1))",
+            (name, version),
+        )
+        self._write("INSERT OR REPLACE INTO serving VALUES (?, ?)", (name, version))
+
+    def forget_what_served(self, name: str) -> None:
+        """There is nothing left to go back to."""
+        self._write("DELETE FROM served WHERE name = ?", (name,))
 
     def _read(self, statement: str, values: tuple[object, ...]) -> list[tuple[Any, ...]]:
         with self._lock, self._errors():
@@ -174,7 +221,10 @@ class Index:
         )
         try:
             self._connection.execute("PRAGMA synchronous = FULL")
-            self._migrate()
+            self._check_version()
+            if self._version() == 0:
+                with self.writing():
+                    pass  # makes the tables
         except BaseException:
             self._connection.close()
             raise
@@ -194,18 +244,19 @@ class Index:
         if self._stands_in and not self._is_writing and self._path.exists():
             self._switch()
 
+    def _check_version(self) -> None:
+        if self._version() > len(MIGRATIONS):
+            raise StoreError(f"{self._path}: written by a newer version of adaptive_moe; update it")
+
     def _migrate(self) -> None:
-        if self._version() == len(MIGRATIONS):
+        """Bring the index to its present form; inside `writing`."""
+        version = self._version()
+        if version == len(MIGRATIONS):
             return
-        with self.writing():
-            version = self._version()
-            if version > len(MIGRATIONS):
-                raise StoreError(
-                    f"{self._path}: written by a newer version of adaptive_moe; update it"
-                )
-            for migrate in MIGRATIONS[version:]:
-                migrate(self._connection)
-            self._connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        self._check_version()
+        for migrate in MIGRATIONS[version:]:
+            migrate(self._connection)
+        self._connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
 
     def _version(self) -> int:
         return int(self._connection.execute("PRAGMA user_version").fetchone()[0])

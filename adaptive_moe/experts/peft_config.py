@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any, TypeVar
 
+from adaptive_moe.config.foreign_methods import FOREIGN_METHODS
 from adaptive_moe.errors import AdapterFormatError
 from adaptive_moe.experts.manifest import MAX_RANK, ModuleRecord
 
@@ -118,7 +119,9 @@ def parse_config(text: bytes) -> PeftConfig:
     """Read a stranger's config; AdapterFormatError for everything that is more than plain LoRA."""
     config = _object(text)
     if config.get("peft_type") != "LORA":
-        raise AdapterFormatError(f"peft_type is {config.get('peft_type')!r}; only LORA can be used")
+        told = f"peft_type is {config.get('peft_type')!r}; only LORA can be used"
+        reason = FOREIGN_METHODS.get(str(config.get("peft_type")).lower())
+        raise AdapterFormatError(f"{told}: {reason}" if reason else told)
     _refuse_extensions(config)
     invocation = config.get("alora_invocation_tokens")
     if invocation is not None and not _is_id_list(invocation):
@@ -163,7 +166,9 @@ def _object(text: bytes) -> dict[str, Any]:
 def _refuse_extensions(config: Mapping[str, Any]) -> None:
     extensions = [key for key, value in config.items() if value and key not in _WITHOUT_EFFECT]
     if extensions:
-        raise AdapterFormatError(f"uses {', '.join(sorted(extensions))}; only plain LoRA is read")
+        told = f"uses {', '.join(sorted(extensions))}; only plain LoRA is read"
+        is_dora = "use_dora" in extensions
+        raise AdapterFormatError(f"{told}: {FOREIGN_METHODS['dora']}" if is_dora else told)
     if config.get("bias", "none") != "none":
         raise AdapterFormatError(
             f"bias is {config['bias']!r}; adapters that train biases are not read"

@@ -7,8 +7,8 @@
 Publishing hashes and syncs the staged files, then moves the folder into place inside the index's
 transaction: a crash at any moment leaves the old state or the new one. A status says whether a
 version may serve; of a name's active versions the one published, activated or rolled back to last
-serves, until it is quarantined. The folder is made when something is to be kept in it; opening,
-listing and asking write nothing.
+serves, until it is quarantined; rolling back returns to the one that served before it. The folder
+is made when something is to be kept in it; opening, listing and asking write nothing.
 """
 
 import logging
@@ -44,6 +44,7 @@ from adaptive_moe.experts.versions import (
     Status,
     activatable,
     manifest_of,
+    nothing_before,
     with_earlier,
 )
 
@@ -278,23 +279,25 @@ class Store:
             for row in self._index.rows(name=name):
                 self._index.mark(row, status="removed", reason=row.reason)
             self._index.serve(name, version=None)
+            self._index.forget_what_served(name)
 
     def rollback(self, name: str) -> ExpertRecord:
-        """Let the active version before the serving one serve; UnknownExpertError if none is."""
+        """Let the version that served before this one serve; UnknownExpertError if none may.
+
+        Never one that was rolled back from, unless it was activated since, nor one in quarantine.
+        """
         with self._index.writing():
             current = self._index.serving().get(name)
-            earlier = [
-                record
-                for record in self.versions(name)
-                if record.status == "active" and (current is None or record.version < current)
+            active = {each.version: each for each in self.versions(name) if each.status == "active"}
+            before = [
+                version
+                for version in self._index.served_before(name)
+                if version in active and version != current
             ]
-            if not earlier:
-                raise UnknownExpertError(
-                    f"expert {name!r} has no earlier active version; `experts list --all` shows "
-                    "the versions, `experts activate` lets one serve"
-                )
-            self._index.serve(name, version=earlier[-1].version)
-        return earlier[-1]
+            if not before:
+                raise UnknownExpertError(nothing_before(name, current))
+            self._index.go_back(name, version=before[-1])
+        return active[before[-1]]
 
     def stored_bytes(self) -> int:
         """Bytes of all experts on the disk, those that do not serve among them."""

@@ -35,6 +35,16 @@ def activatable(rows: Iterable[IndexRow]) -> IndexRow:
     )
 
 
+def nothing_before(name: str, version: int | None) -> str:
+    """Why there is no version to roll back to, and what to do."""
+    now = "" if version is None else f" before version {version}"
+    return (
+        f"no version of expert {name!r} that may serve has served{now}: what was rolled back from, "
+        "quarantined or rejected is not gone back to; `experts list --all` shows the versions, "
+        f"`experts activate {name} --version N` lets one serve"
+    )
+
+
 def with_earlier(reason: str, earlier: str) -> str:
     """A reason that keeps the one before, once."""
     return f"{reason}; before: {earlier}" if earlier and earlier != reason else reason

@@ -55,6 +55,7 @@ MISTAKES = {
     "training under a forbidden name": ("train", "Auto!", "--data", "{tmp}"),
     "training under a reserved name": ("train", "base", "--data", "{tmp}"),
     "an unknown rank strategy": ("train", "x", "--data", "{tmp}", "--ranks", "best"),
+    "ranks by another method": ("train", "x", "--data", "{tmp}", "--ranks", "adalora"),
     "a rank out of range": ("train", "x", "--plan-only", "--rank", "4096"),
     "two kinds of rehearsal": ("train", "x", "--plan-only", "--dry-run"),
     "a broken row": ("train", "x", "--data", "{tmp}/bad.jsonl", "--store", "{tmp}/store"),
@@ -117,6 +118,7 @@ def test_a_mistake_is_told_in_three_lines(folder, words):
         ("an unknown setting", "--show-config lists all"),
         ("an expert nobody has", "train one first"),
         ("training under a reserved name", "choose another name"),
+        ("ranks by another method", "--ranks: AdaLoRA changes its ranks while it trains"),
     ],
 )
 def test_a_mistake_is_told_with_what_to_do(folder, mistake, advice):

@@ -126,3 +126,19 @@ def test_filters_are_chosen_by_names_that_there_are():
 def test_a_mix_without_end_is_refused(mix):
     with pytest.raises(ConfigurationError, match="mix"):
         load_settings(overrides=[f"training.mix={mix}"], environment={})
+
+
+@pytest.mark.parametrize(
+    ("method", "reason"),
+    [
+        ("adalora", "changes its ranks while it trains .* a trained lambda .* truncate"),
+        ("DoRA", "every column of the frozen weight by a trained magnitude, .* no low-rank sum"),
+    ],
+)
+def test_a_method_of_elsewhere_is_refused_with_the_reason(tmp_path, method, reason):
+    file = tmp_path / "foreign.yaml"
+    file.write_text(f"training: {{ranks: {method}}}\n")
+    with pytest.raises(ConfigurationError, match=rf"foreign\.yaml: training\.ranks: .*{reason}"):
+        load_settings(file, environment={})
+    with pytest.raises(ConfigurationError, match="Input should be 'fixed'"):
+        load_settings(overrides=["training.ranks=best"], environment={})

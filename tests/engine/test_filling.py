@@ -8,7 +8,7 @@ import pytest
 from filelock import FileLock
 
 from adaptive_moe import AdaptiveMoE
-from adaptive_moe.engine.events import ExpertReady, Finished, TrainingStep
+from adaptive_moe.engine.events import ExpertReady, Finished, TrainingFailed, TrainingStep
 from adaptive_moe.engine.runtime import LEDGER_FILE
 from adaptive_moe.errors import GapError
 from adaptive_moe.gaps.detector import GapDetector
@@ -193,3 +193,65 @@ def test_a_file_without_a_usable_row_rejects_the_gap_by_name(earlier, opened, tm
         gap = moe.gaps.show(gap_id)
     assert gap.state is GapState.REJECTED
     assert "rows.jsonl, row 1: no known keys" in gap.reason
+
+
+ENDLESS = ("training.max_steps=100000", "training.evaluate_every=100000")
+
+
+def test_what_is_in_training_or_ordered_is_not_started_again(earlier, opened):
+    first, second = (earlier(GapState.QUEUED, domain=domain) for domain in ("first", "second"))
+    with opened(*ENDLESS, "gaps.on_verified=ask") as moe:
+        moe.gaps.start(first)
+        train_a_step(moe)
+        moe.gaps.start(second)
+        with pytest.raises(GapError, match=rf"gap {first} is in training already; wait .* cancel"):
+            moe.gaps.start(first)
+        with pytest.raises(GapError, match=rf"gap {second} is queued already; wait .* dismiss"):
+            moe.gaps.start(second)
+        train_a_step(moe)  # undisturbed
+        assert steps(moe, first) == ["QUEUED", "TRAINING"]
+        assert moe.gaps.cancel().id == first
+        while moe.gaps.show(first).state is GapState.TRAINING:
+            moe.gaps.wait(timeout_seconds=0.1)
+        assert moe.gaps.start(first).state is GapState.QUEUED  # a person may, after a cancellation
+
+
+@pytest.mark.slow
+def test_what_a_dead_process_left_in_training_may_be_started(earlier, opened):
+    gap_id = earlier(GapState.QUEUED, GapState.TRAINING)
+    with opened(*ENDLESS, "gaps.on_verified=ask") as moe:
+        assert moe.gaps.start(gap_id).state is GapState.QUEUED
+        train_a_step(moe)
+        assert steps(moe, gap_id) == ["QUEUED", "TRAINING", "QUEUED", "TRAINING"]
+
+
+@pytest.mark.parametrize(
+    "reading",
+    [
+        pytest.param(1, id="before the training"),
+        pytest.param(2, id="in training", marks=pytest.mark.slow),
+    ],
+)
+def test_a_gap_that_somebody_else_dismissed_is_told_and_stays_dismissed(
+    earlier, opened, base_id, tmp_path, monkeypatch, reading
+):
+    gap_id = earlier(GapState.QUEUED)
+    readings = []
+
+    def read(path, file):
+        readings.append(path)
+        if len(readings) == reading:
+            with GapLedger(tmp_path / "store" / LEDGER_FILE) as ledger:
+                found = GapDetector(ledger, settings(tmp_path).gaps, base_id=base_id)
+                found.dismiss(gap_id)
+        return documents.split_markdown(path.read_text(), file=file)
+
+    monkeypatch.setitem(documents.READERS, ".odd", read)
+    (tmp_path / "material" / "lighthouses.md").rename(tmp_path / "lighthouses.odd")
+    with opened(f"gaps.sources=[{tmp_path / 'lighthouses.odd'}]") as moe:
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        (failed,) = [each for each in moe.gaps.events() if isinstance(each, TrainingFailed)]
+        assert moe.gaps.show(gap_id).state is GapState.DISMISSED
+    assert f"gap {gap_id} was changed by somebody else" in failed.reason
+    assert "stays DISMISSED (dismissed by the user)" in failed.reason
+    assert "cannot become" not in failed.reason

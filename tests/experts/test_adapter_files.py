@@ -243,7 +243,7 @@ def test_a_half_precision_adapter_loses_nothing(model: nn.Module, tmp_path: Path
 @pytest.mark.parametrize(
     ("settings", "reason"),
     [
-        ({"use_dora": True}, "use_dora"),
+        ({"use_dora": True}, "use_dora.* DoRA rescales every column .* which is no low-rank sum"),
         ({"bias": "all"}, "bias"),
         ({"lora_bias": True}, "lora_bias"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
@@ -301,6 +301,11 @@ def test_configs_that_cannot_be_trusted_are_refused(change: dict[str, object]) -
     parse_config(json.dumps(config).encode())
     with pytest.raises(AdapterFormatError):
         parse_config(json.dumps(config | change).encode())
+
+
+def test_adalora_is_refused_with_the_reason() -> None:
+    with pytest.raises(AdapterFormatError, match=r"'ADALORA'.*changes its ranks while it trains"):
+        parse_config(b'{"peft_type": "ADALORA"}')
 
 
 @pytest.mark.parametrize("text", [b"", b"[]", b"\xff\xfe", b"[" * 100_000, b"{" * 500])

@@ -77,9 +77,66 @@ def test_rollback_serves_the_previous_active_version(store: Store) -> None:
     publish(store, content=b"bad", status="rejected")
     third = publish(store, content=b"three")
     assert store.rollback("chemistry") == store.get("chemistry") == first
-    with pytest.raises(UnknownExpertError, match="no earlier active version; `experts list --all`"):
+    with pytest.raises(UnknownExpertError, match=r"before version 1: .*`experts list --all`"):
         store.rollback("chemistry")
     assert store.activate(third.expert_id) == store.get("chemistry") == third
+
+
+def serving_after_rollback(store: Store) -> int:
+    record = store.rollback("chemistry")
+    assert store.get("chemistry") == record
+    return record.version
+
+
+def test_rollback_never_returns_to_what_was_rolled_back_from(store: Store) -> None:
+    for content in (b"1", b"2", b"3"):
+        publish(store, content=content)
+    assert [serving_after_rollback(store) for _ in range(2)] == [2, 1]
+    publish(store, content=b"4")
+    publish(store, content=b"5")
+    assert [serving_after_rollback(store) for _ in range(2)] == [4, 1]
+    with pytest.raises(UnknownExpertError, match="rolled back from, quarantined or rejected"):
+        store.rollback("chemistry")
+    assert store.get("chemistry").version == 1
+
+
+def test_rollback_goes_by_what_served_and_passes_what_is_quarantined(store: Store) -> None:
+    records = [publish(store, content=content) for content in (b"1", b"2", b"3", b"4")]
+    store.activate(records[0].expert_id)  # it served after the fourth
+    assert serving_after_rollback(store) == 4
+    store.quarantine(records[2].expert_id, "its answers are wrong")
+    store.quarantine(records[3].expert_id, "its answers are wrong")
+    assert serving_after_rollback(store) == 2
+    store.activate(records[2].expert_id)  # chosen by hand, so it counts as having served
+    publish(store, content=b"5")
+    assert [serving_after_rollback(store) for _ in range(2)] == [3, 2]
+
+
+def test_a_removed_name_starts_anew(store: Store) -> None:
+    publish(store, content=b"1")
+    publish(store, content=b"2")
+    store.remove("chemistry")
+    publish(store, content=b"3")
+    with pytest.raises(UnknownExpertError, match="before version 3"):
+        store.rollback("chemistry")
+
+
+def test_a_store_that_did_not_remember_what_served_opens_and_rolls_back(tmp_path: Path) -> None:
+    with Store(tmp_path / "old") as store:
+        for content in (b"1", b"2", b"3"):
+            publish(store, content=content)
+    file = tmp_path / "old" / "index.sqlite"
+    with sqlite3.connect(file) as index:  # the form before
+        index.execute("DROP TABLE served")
+        index.execute("PRAGMA user_version = 1")
+    index.close()
+    before = file.read_bytes()
+    with Store(tmp_path / "old") as store:
+        assert store.get("chemistry").version == 3
+        assert file.read_bytes() == before  # looking writes nothing
+        assert serving_after_rollback(store) == 2
+        publish(store, content=b"4")
+        assert [serving_after_rollback(store) for _ in range(2)] == [2, 1]
 
 
 def test_what_was_not_accepted_does_not_serve(store: Store) -> None:
