@@ -77,11 +77,15 @@ class BackgroundNotes:
 
 
 def tell_queue(terminal: Terminal, moe: "AdaptiveMoE") -> None:
-    """On leaving: stop a training in the background, and say that its gap is not lost."""
+    """On leaving: stop a training in the background, and say that it is not lost."""
     by_itself = terminal.settings.gaps.on_verified == "train"
     if moe.gaps.wait(timeout_seconds=0.0) and not by_itself:
         return
+    running = moe.gaps.in_training
     moe.gaps.close()
+    if running is not None and running.gap is None:
+        name = clean_line(running.expert)
+        terminal.note(f"The training of {name} is stopped; /train {name} PATH goes on with it.")
     queued = moe.gaps.queued()
     if queued:
         which = ", ".join(f"gap {gap.id} ({clean_line(gap.label)})" for gap in queued)

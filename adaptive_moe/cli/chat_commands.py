@@ -105,10 +105,13 @@ def _gap(talk: "Conversation", words: Sequence[str]) -> None:
 
 
 def _cancel(talk: "Conversation", _words: Sequence[str]) -> None:
-    gap = talk.cancel_training()
+    stopped = talk.cancel_training()
+    what, how = f"of {stopped.expert}", f"/train {stopped.expert} PATH"
+    if stopped.gap is not None:
+        what = f"for gap {stopped.gap.id} ({stopped.gap.label})"
+        how = f"`gaps fill {stopped.gap.id}`"
     talk.terminal.show(
-        f"The training for gap {gap.id} ({gap.label}) stops at its next step; `gaps fill {gap.id}` "
-        "goes on from its checkpoint."
+        f"The training {what} stops at its next step; {how} goes on from its checkpoint."
     )
 
 

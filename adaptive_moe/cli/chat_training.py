@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from adaptive_moe.gaps.ledger import Gap
 
 _CORRECTIONS = "corrections.jsonl"
+_MEANWHILE = "It trains while you talk; /cancel stops it."
 
 
 def keep_correction(prompt: str, correction: str) -> Path:
@@ -34,8 +35,7 @@ def sources(talk: "Conversation") -> list[Path]:
 def train(talk: "Conversation", words: Sequence[str]) -> None:
     """`/train NAME PATH...` trains on files; `/train` alone fills the verified gap.
 
-    A gap is filled in the background; who names an expert and its files waits for it, or presses
-    Ctrl-C. With nobody at a terminal both are waited for.
+    Both go on in the background; with nobody at a terminal they are waited for.
     """
     if words:
         _train_named(talk, words[0], [Path(word).expanduser() for word in words[1:]])
@@ -74,7 +74,12 @@ def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:
     check_name(name)
     if not paths:
         raise ConfigurationError("/train NAME PATH...: name the files or folders to learn from")
-    if _agreed(talk, paths, f"Train {name}", lambda: talk.moe.estimate_expert(paths)):
+    if not _agreed(talk, paths, f"Train {name}", lambda: talk.moe.estimate_expert(paths)):
+        return
+    if talk.interactive:
+        talk.moe.start_expert(name, paths)
+        talk.terminal.note(_MEANWHILE)
+    else:
         _finish(
             talk,
             train_with_bar(
@@ -95,7 +100,7 @@ def _fill(talk: "Conversation", gap: "Gap") -> None:
         return
     if talk.interactive:
         talk.moe.gaps.start(gap.id, paths)
-        talk.terminal.note("It trains while you talk; /cancel stops it.")
+        talk.terminal.note(_MEANWHILE)
     else:
         _finish(
             talk,

@@ -24,6 +24,7 @@ _LEFT_OUT_AT_ONCE = 0.25  # of the turns; one at a time would have every later r
 
 if TYPE_CHECKING:
     from adaptive_moe.engine.events import Answer
+    from adaptive_moe.engine.gap_worker import InTraining
     from adaptive_moe.engine.runtime import AdaptiveMoE
     from adaptive_moe.gaps.ledger import Gap
 
@@ -123,13 +124,13 @@ class Conversation:
             self._notes.take(event)
         return self._notes.status()
 
-    def cancel_training(self) -> "Gap":
-        """Stop the training in the background; its gap. Raises GapError when none runs."""
-        gap = self.moe.gaps.cancel()
-        if gap is None:
+    def cancel_training(self) -> "InTraining":
+        """Stop the training in the background. Raises GapError when none runs."""
+        stopped = self.moe.gaps.cancel()
+        if stopped is None:
             raise GapError("no training runs in the background")
         self._notes.forget()
-        return gap
+        return stopped
 
     def offer(self, gap: "Gap") -> None:
         """Once for each gap that evidence has just verified: say what can be done, or ask."""

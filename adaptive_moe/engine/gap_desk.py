@@ -8,7 +8,7 @@ from typing import final
 from adaptive_moe.config.settings import GapSettings, Settings, TrainingSettings
 from adaptive_moe.engine.events import Answer, TrainingEvent
 from adaptive_moe.engine.gap_training import GapTraining
-from adaptive_moe.engine.gap_worker import GapWorker
+from adaptive_moe.engine.gap_worker import GapWorker, InTraining
 from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.orders import (
     Listener,
@@ -18,7 +18,7 @@ from adaptive_moe.engine.orders import (
 )
 from adaptive_moe.engine.shelf import ExpertShelf
 from adaptive_moe.engine.training_place import TrainingPlace
-from adaptive_moe.errors import GapError, GapStateError
+from adaptive_moe.errors import GapError, GapStateError, TrainingError
 from adaptive_moe.experts.store import Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import Gap
@@ -151,11 +151,24 @@ class GapDesk:
             self._worker.order(gap, files)
         return gap
 
-    def cancel(self) -> Gap | None:
-        """Stop the background training that runs at its next step; its gap, None if none runs.
+    def train(self, order: TrainingOrder) -> None:
+        """Have the worker train for no gap; see `AdaptiveMoE.start_expert`."""
+        if self._worker is None:
+            raise TrainingError(
+                f"this runtime trains nothing in the background; train {order.name}"
+            )
+        self._worker.train(order)
 
-        Its checkpoint stays, and `fill` goes on from there; by itself this runtime does not take
-        it up again.
+    @property
+    def in_training(self) -> InTraining | None:
+        """What the worker trains now, for a gap or for none."""
+        return None if self._worker is None else self._worker.running
+
+    def cancel(self) -> InTraining | None:
+        """Stop the background training that runs at its next step; None if none runs.
+
+        Its checkpoint stays, and the same order, or `fill`, goes on from there; by itself this
+        runtime does not take it up again.
         """
         return None if self._worker is None else self._worker.cancel()
 

@@ -1,9 +1,11 @@
-"""Fills queued gaps behind the answers, one after another, and tells how that goes."""
+"""Trains behind the answers, one after another: queued gaps, and experts that somebody named."""
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Collection
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import final
 
@@ -11,10 +13,12 @@ from adaptive_moe.engine.background import News, Worker
 from adaptive_moe.engine.events import TrainingEvent, TrainingFailed
 from adaptive_moe.engine.evidence import MissingSourcesError
 from adaptive_moe.engine.gap_training import BusyError, GapTraining, reason_of
+from adaptive_moe.engine.orders import Prepared, TrainingOrder
 from adaptive_moe.engine.training_place import TrainingPlace
 from adaptive_moe.errors import (
     AdaptiveMoEError,
     GapStateError,
+    TrainingError,
     TrainingInterruptedError,
     TrainingProcessError,
 )
@@ -27,6 +31,14 @@ _PATIENCE_SECONDS = 5.0  # before it asks again whether another process has fini
 _CANCELLED = "its training was cancelled"
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class InTraining:
+    """The expert that is trained, and the gap that it is to fill, if any."""
+
+    expert: str
+    gap: Gap | None
 
 
 @final
@@ -54,7 +66,8 @@ class GapWorker:
         self._by_itself = by_itself
         self._news = News()
         self._worker = Worker(self._fill_queued)
-        self._running: Gap | None = None
+        self._running: InTraining | None = None
+        self._named: deque[TrainingOrder] = deque()
         self._cancel = threading.Event()
         self._ordered: dict[int, tuple[Path, ...]] = {}  # by gap, what a person wants it to learn
         self._cancelled: set[int] = set()  # gaps that are a person's to order again
@@ -69,9 +82,19 @@ class GapWorker:
         self._ordered[gap.id] = files
         self._worker.wake()
 
+    def train(self, order: TrainingOrder) -> None:
+        """Train this expert next, for no gap. Raises TrainingError where that goes on already."""
+        running = None if self._running is None else self._running.expert
+        if order.name in (running, *(each.name for each in self._named)):
+            raise TrainingError(
+                f"{order.name} is in training already; wait until that is done, or cancel it first"
+            )
+        self._named.append(order)
+        self._worker.wake()
+
     def has(self, gap_id: int) -> bool:
         """Whether it was ordered to fill this gap, or has begun to, and is not done with it."""
-        running = self._running
+        running = None if self._running is None else self._running.gap
         return gap_id in self._ordered or (running is not None and running.id == gap_id)
 
     def events(self) -> tuple[TrainingEvent, ...]:
@@ -86,12 +109,17 @@ class GapWorker:
         """Stop at the next step, and wait for that; the gap in training stays queued."""
         self._worker.stop()
 
-    def cancel(self) -> Gap | None:
-        """Stop the training that runs, if one does, at its next step; its gap."""
-        gap = self._running
-        if gap is not None:
+    @property
+    def running(self) -> InTraining | None:
+        """What is in training now."""
+        return self._running
+
+    def cancel(self) -> InTraining | None:
+        """Stop the training that runs, if one does, at its next step."""
+        running = self._running
+        if running is not None:
             self._cancel.set()
-        return gap
+        return running
 
     def may_queue(self, gap: Gap) -> bool:
         """Whether a verified gap may be queued without a person.
@@ -117,15 +145,18 @@ class GapWorker:
                 self._worker.rest(_PATIENCE_SECONDS)
 
     def _fill_next(self) -> bool:
-        """Fill the next queued gap; false when none may start."""
+        """Train what was named, else fill the next queued gap; false when nothing may start."""
         self._detector.requeue_interrupted()
+        self._cancel.clear()
+        if self._named:
+            self._train_named(self._named.popleft())
+            return True
         gap = self._next()
         if gap is None:
             return False
-        self._cancel.clear()
-        self._running = gap
+        self._running = InTraining(self._training.name_for(gap), gap)
         try:
-            self._fill(gap)
+            self._fill(gap, self._running.expert)
         finally:
             self._running = None
         with self._detector.together():  # an order that comes in meanwhile is kept
@@ -144,8 +175,28 @@ class GapWorker:
         logger.info("next training: %s", following.reason)
         return following.gap
 
-    def _fill(self, gap: Gap) -> None:
-        expert = self._training.name_for(gap)
+    def _train_named(self, order: TrainingOrder) -> None:
+        assert not isinstance(order.data, Prepared)
+        self._running = InTraining(order.name, None)
+        try:
+            self._place.train(
+                order.name,
+                order.data,
+                listener=self._news.tell,
+                cancelled=self._is_to_stop,
+                evaluating=lambda: None,
+            )
+        except TrainingInterruptedError as error:
+            logger.info("the training of %s was stopped: %s", order.name, error)
+        except Exception as error:  # noqa: BLE001  nobody else is there to take it; see _told
+            self._told(f"{order.name} was not trained", order.name, error)
+        finally:
+            self._running = None
+
+    def _is_to_stop(self) -> bool:
+        return self._worker.is_stopping() or self._cancel.is_set()
+
+    def _fill(self, gap: Gap, expert: str) -> None:
         try:
             self._train(gap, expert)
         except TrainingInterruptedError as error:
@@ -170,7 +221,7 @@ class GapWorker:
                 expert,
                 files,
                 listener=self._news.tell,
-                cancelled=lambda: self._worker.is_stopping() or self._cancel.is_set(),
+                cancelled=self._is_to_stop,
                 evaluating=lambda: self._training.evaluating(gap),
             )
         is_live = verdict.status == "active"
@@ -191,13 +242,15 @@ class GapWorker:
                 return
 
     def _give_up(self, gap: Gap, expert: str, error: Exception) -> None:
-        """Reject the gap, unless that has happened, so that the worker goes on with the next one.
-
-        An error that is none of ours is a bug, here or in a library, and its traceback is logged.
-        """
-        bug = None if isinstance(error, AdaptiveMoEError) else error
-        reason = reason_of(error)
-        logger.warning("gap %d is not filled: %s", gap.id, reason, exc_info=bug)
-        self._news.tell(TrainingFailed(expert, reason))
+        """Reject the gap, unless that has happened; the worker goes on with the next one."""
+        reason = self._told(f"gap {gap.id} is not filled", expert, error)
         with suppress(GapStateError):  # the training has already rejected it
             self._detector.transition(gap.id, GapState.REJECTED, reason)
+
+    def _told(self, what: str, expert: str, error: Exception) -> str:
+        """Say so; the reason. The traceback of a bug, here or in a library, is logged with it."""
+        bug = None if isinstance(error, AdaptiveMoEError) else error
+        reason = reason_of(error)
+        logger.warning("%s: %s", what, reason, exc_info=bug)
+        self._news.tell(TrainingFailed(expert, reason))
+        return reason

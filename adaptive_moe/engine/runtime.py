@@ -19,7 +19,7 @@ from adaptive_moe.engine.growing import Grower
 from adaptive_moe.engine.judging import Judge
 from adaptive_moe.engine.merging import MergeChoices, merge_experts, merge_order
 from adaptive_moe.engine.noticing import GapWatch
-from adaptive_moe.engine.orders import Paths, as_paths
+from adaptive_moe.engine.orders import Paths, TrainingOrder, as_paths
 from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.engine.request import Forced
 from adaptive_moe.engine.risk_watch import RiskWatch
@@ -34,7 +34,7 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.cache import CacheStatistics, ExpertCache
 from adaptive_moe.experts.place import default_store_path
 from adaptive_moe.experts.provenance import Base, check_base
-from adaptive_moe.experts.store import ExpertRecord, Store
+from adaptive_moe.experts.store import ExpertRecord, Store, check_name
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.ledger import GapLedger
 from adaptive_moe.measures.sampling import evenly
@@ -269,6 +269,17 @@ class AdaptiveMoE(Teachable):
         """
         request = request_of({}, self.settings.generation, Given(experts, False, None))
         return self._answerer.score(checked_prompt(prompt), answer, request)
+
+    def start_expert(self, name: str, data: Paths) -> None:
+        """Train an expert behind the answers, and return at once; `gaps.events` tell how it goes.
+
+        It waits for a training that goes on, and queued gaps wait for it. `gaps.cancel` stops it,
+        and the same order goes on from its checkpoint. What `train_expert` raises is told as a
+        `TrainingFailed`. Raises TrainingError for one that is in training, and in a runtime
+        without a worker.
+        """
+        check_name(name)
+        self.gaps.train(TrainingOrder(name, as_paths(data)))
 
     @property
     def experts(self) -> Mapping[str, Expert]:

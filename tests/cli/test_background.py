@@ -21,6 +21,7 @@ from adaptive_moe.engine.events import (
     TrainingFailed,
     TrainingStep,
 )
+from adaptive_moe.engine.gap_worker import InTraining
 from adaptive_moe.engine.orders import TrainingEstimate
 from adaptive_moe.engine.runtime import LEDGER_FILE
 from adaptive_moe.errors import GapError
@@ -55,7 +56,7 @@ class Speaker:
 
     def __init__(self, *events, verdict=None):
         self.said, self.gaps, self.filled = events, self, []
-        self.verdict = verdict
+        self.verdict, self.started = verdict, []
 
     def stream(self, messages, *, experts, stop):
         yield from self.said
@@ -68,6 +69,12 @@ class Speaker:
         if self.verdict is not None:
             raise self.verdict
         return ESTIMATE
+
+    def estimate_expert(self, data):
+        return ESTIMATE
+
+    def start_expert(self, name, data):
+        self.started.append((name, data))
 
     def start(self, gap_id, data):
         self.filled.append((gap_id, data))
@@ -241,11 +248,25 @@ def test_beside_the_prompt_stands_how_far_a_training_is(tmp_path):
 
 def test_cancel_stops_what_runs_and_says_how_it_goes_on(tmp_path, verified):
     step = TrainingStep("lights", TrainingProgress(120, 800, 1.5, 900.0, 75.0, 1e-3))
-    talk, screen = talking(tmp_path, Desk(step, running=verified))
+    talk, screen = talking(tmp_path, Desk(step, running=InTraining("lights", verified)))
     assert talk.status()
     obey(talk, "/cancel")
     assert f"`gaps fill {verified.id}` goes on from its checkpoint" in screen.getvalue()
     assert talk.status() == ""
+    talk, screen = talking(tmp_path, Desk(step, running=InTraining("tides", None)))
+    obey(talk, "/cancel")
+    assert "The training of tides stops at its next step; /train tides PATH" in screen.getvalue()
     talk, _ = talking(tmp_path, Desk())
     with pytest.raises(GapError, match="no training runs"):
         obey(talk, "/cancel")
+
+
+def test_a_named_training_is_agreed_to_and_goes_on_behind_the_talk(tmp_path, verified):
+    speaker = Speaker()
+    talk, screen = talking(tmp_path, speaker)
+    for wish, started in (("n", []), ("y", [("lights", [Path("lights.md")])])):
+        talk.reader = lambda question, wish=wish: screen.write(question) and wish
+        obey(talk, "/train lights lights.md")
+        assert speaker.started == started
+    assert "Train lights on lights.md" in screen.getvalue()
+    assert "It trains while you talk" in screen.getvalue()

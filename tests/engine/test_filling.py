@@ -10,7 +10,7 @@ from filelock import FileLock
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.engine.events import ExpertReady, Finished, TrainingFailed, TrainingStep
 from adaptive_moe.engine.runtime import LEDGER_FILE
-from adaptive_moe.errors import GapError
+from adaptive_moe.errors import GapError, TrainingError
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.evidence import Observation
 from adaptive_moe.gaps.ledger import GapLedger
@@ -210,7 +210,7 @@ def test_what_is_in_training_or_ordered_is_not_started_again(earlier, opened):
             moe.gaps.start(second)
         train_a_step(moe)  # undisturbed
         assert steps(moe, first) == ["QUEUED", "TRAINING"]
-        assert moe.gaps.cancel().id == first
+        assert moe.gaps.cancel().gap.id == first
         while moe.gaps.show(first).state is GapState.TRAINING:
             moe.gaps.wait(timeout_seconds=0.1)
         assert moe.gaps.start(first).state is GapState.QUEUED  # a person may, after a cancellation
@@ -255,3 +255,45 @@ def test_a_gap_that_somebody_else_dismissed_is_told_and_stays_dismissed(
     assert f"gap {gap_id} was changed by somebody else" in failed.reason
     assert "stays DISMISSED (dismissed by the user)" in failed.reason
     assert "cannot become" not in failed.reason
+
+
+def test_a_named_expert_is_trained_for_no_gap(opened, tmp_path):
+    with opened("gaps.on_verified=ask") as moe:
+        moe.start_expert("lights", tmp_path / "material")
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        *_, ready = moe.gaps.events()
+        assert isinstance(ready, ExpertReady)
+        assert (ready.expert, ready.version) == ("lights", 1)
+        moe.start_expert("lights", tmp_path / "nowhere.md")
+        assert moe.gaps.wait(timeout_seconds=60.0)
+        (failed,) = moe.gaps.events()
+        assert isinstance(failed, TrainingFailed)
+        assert "nowhere.md" in failed.reason
+        assert moe.gaps.in_training is None
+
+
+def test_a_named_training_is_cancelled_and_comes_before_queued_gaps(earlier, opened, tmp_path):
+    gap_id = earlier(GapState.QUEUED)
+    with opened(*ENDLESS, "gaps.on_verified=ask") as moe:
+        moe.start_expert("lights", [tmp_path / "material"])
+        train_a_step(moe)
+        with pytest.raises(TrainingError, match=r"lights is in training already; wait .* cancel"):
+            moe.start_expert("lights", [tmp_path / "material"])
+        moe.gaps.start(gap_id)
+        moe.start_expert("more", [tmp_path / "material"])
+        stopped = moe.gaps.cancel()
+        assert (stopped.expert, stopped.gap) == ("lights", None)
+        train_a_step(moe)
+        assert moe.gaps.in_training.expert == "more"
+        assert moe.gaps.cancel().expert == "more"
+        train_a_step(moe)
+        assert moe.gaps.in_training.gap.id == gap_id
+    assert (tmp_path / "store" / "training" / "lights" / "training.safetensors").is_file()
+
+
+def test_without_a_worker_a_named_expert_is_not_started(opened, tmp_path):
+    with (
+        opened(background=False) as moe,
+        pytest.raises(TrainingError, match="nothing in the background; train lights"),
+    ):
+        moe.start_expert("lights", tmp_path / "material")

@@ -146,7 +146,7 @@ def is_failure(event):
 def test_a_cancelled_training_keeps_its_checkpoint_and_its_gap_the_proof(queued, opened, tmp_path):
     with opened(*ENDLESS) as moe:
         (step, *_) = filter(is_step, events_until(moe, is_step))
-        assert moe.gaps.cancel().id == queued
+        assert moe.gaps.cancel().gap.id == queued
         assert moe.gaps.wait(timeout_seconds=MOST_SECONDS)
         gap = moe.gaps.show(queued)
         assert gap.state is GapState.VERIFIED
