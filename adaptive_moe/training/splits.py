@@ -15,7 +15,7 @@ from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row
-from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.stages import Place, Stage, first_places
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.taught_forms import TEACHERS_FORMS, held_out_taught_form
 
@@ -27,6 +27,7 @@ METRICS: dict[SplitName, Metric] = {"recall": "exact", "generalise": "loss"}
 _MAX_HELD_OUT = 400  # examples that are generated for or scored at every evaluation
 _MIN_HELD_OUT = 4
 _MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
+_TOLD = 3  # dropped rows in an error
 _SHINGLE = 5  # words; near copies share most of their shingles
 _NEAR_COPY = 0.8  # Jaccard similarity
 
@@ -82,7 +83,7 @@ def split_examples(
     train = (*facts, *rows)
     tests, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
     tests = _at_most(tests, chance)
-    _check_counts(train, tests, settings)
+    _check_counts(train, tests, settings, material.dropped)
     selection, held_out = _in_two(tests, seed)
     digest = _digest(train, selection, held_out)
     return Split(name, train, tuple(selection), tuple(held_out), digest, tuple(other))
@@ -262,18 +263,28 @@ def _question(example: Example) -> str:
 
 
 def _check_counts(
-    train: Sequence[Example], held_out: Sequence[Example], settings: TrainingSettings
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    settings: TrainingSettings,
+    dropped: Sequence[Place],
 ) -> None:
     if len(train) < settings.min_examples:
         raise TooFewExamplesError(
-            f"{len(train)} examples to learn from, at least {settings.min_examples} are needed; "
-            "give more material"
+            f"{len(train)} examples to learn from, at least {settings.min_examples} are needed "
+            f"(training.min_examples); give more material{_told(dropped)}"
         )
     if len(held_out) < _MIN_HELD_OUT:
         raise TooFewExamplesError(
             f"{len(held_out)} examples to measure on, at least {_MIN_HELD_OUT} are needed; give "
-            "more material or raise training.held_out_fraction"
+            f"more material or raise training.held_out_fraction{_told(dropped)}"
         )
+
+
+def _told(dropped: Sequence[Place]) -> str:
+    """A second line that says what might be mended to have more."""
+    if not dropped:
+        return ""
+    return f"\n{len(dropped):,} rows were dropped: {'; '.join(first_places(dropped, _TOLD))}"
 
 
 def _digest(*sides: Sequence[Example]) -> str:
