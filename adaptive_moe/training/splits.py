@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,7 +14,7 @@ from adaptive_moe.measures.graders import normalise
 from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
-from adaptive_moe.training.rows import Row
+from adaptive_moe.training.rows import Row, asked_in
 from adaptive_moe.training.stages import Place, Stage, first_places
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.taught_forms import TEACHERS_FORMS, held_out_taught_form
@@ -190,9 +190,22 @@ def _reworded(row: Row) -> Example:
 def _split_by_source(
     rows: Sequence[Row], fraction: float, chance: random.Random
 ) -> tuple[list[Example], list[Example]]:
-    """Whole groups on either side, until about `fraction` of the rows is held out."""
+    """Whole groups on either side, until about `fraction` of the rows is held out.
+
+    Where a few texts are all that is asked about, so that none can be spared, their questions are
+    parted.
+    """
+    train, held_out = _parted(rows, _groups(rows, str), fraction, chance)
+    if held_out:
+        return train, held_out
+    return _parted(rows, _groups(rows, asked_in), fraction, chance)
+
+
+def _parted(
+    rows: Sequence[Row], names: Sequence[str], fraction: float, chance: random.Random
+) -> tuple[list[Example], list[Example]]:
     groups: dict[str, list[Example]] = defaultdict(list)
-    for row, group in zip(rows, _groups(rows), strict=True):
+    for row, group in zip(rows, names, strict=True):
         groups[group].append(replace(row_example(row), fact=group))
     order = sorted(groups)
     chance.shuffle(order)
@@ -205,31 +218,31 @@ def _split_by_source(
     return train, held_out
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
-    """A name per row; rows that share a source, or nearly the same question, share the name."""
+def _groups(rows: Sequence[Row], asked: Callable[[str], str]) -> list[str]:
+    """A name per row; rows that share a source, or `asked` nearly the same, share the name."""
     sources = {row.group for row in rows if row.group}
     by_source = len(sources) >= max(_MIN_HELD_OUT, len(rows) // 100)
     names = [
         f"source {row.group}" if by_source and row.group else question_key(row.prompt[-1][1])
         for row in rows
     ]
-    alias = _near_copies(dict(zip(names, rows, strict=True)))
+    questions = [asked(row.prompt[-1][1]) for row in rows]
+    alias = _near_copies(dict(zip(names, questions, strict=True)))
     return [alias.get(name, name) for name in names]
 
 
-def _near_copies(rows: dict[str, Row]) -> dict[str, str]:
+def _near_copies(asked: dict[str, str]) -> dict[str, str]:
     """Group name to the name of an earlier group with nearly the same question."""
-    asked = [row.prompt[-1][1] for row in rows.values()]
-    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE, among=asked)
+    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE, among=[*asked.values()])
     alias: dict[str, str] = {}
-    for name, row in rows.items():
+    for name, question in asked.items():
         if name.startswith("source "):
             continue
-        found = known.find(row.prompt[-1][1])
+        found = known.find(question)
         if found:
             alias[name] = found[0]
         else:
-            known.add(name, row.prompt[-1][1])
+            known.add(name, question)
     return alias
 
 
