@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from adaptive_moe.experts.store import ExpertRecord
     from adaptive_moe.training.lessons import Lessons
     from adaptive_moe.training.ranks import RankPlan
-    from adaptive_moe.training.stages import Stage
+    from adaptive_moe.training.stages import Place, Stage
+
+_SHOWN_PLACES = 5  # of each kind
 
 Result = TypeVar("Result")
 Start = Callable[["AdaptiveMoE", "Listener", Callable[[], bool]], "TrainingOutcome"]
@@ -91,7 +93,8 @@ def show_estimate(terminal: Terminal, measure: Measure) -> int:
     with open_engine(terminal) as moe, terminal.working("measuring a few steps"):
         estimate = measure(moe)
     facts = estimate_facts(estimate) | stage_facts(estimate.stages)
-    terminal.finish(to_json(estimate), facts_table(facts))
+    places = place_lines(estimate.dropped, estimate.cut)
+    terminal.finish(to_json(estimate), facts_table(facts), *places)
     return 0
 
 
@@ -101,7 +104,7 @@ def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
     facts = {
         "training": f"{name} for {terminal.settings.base.id}",
         "data": f"{material.shape}: {len(material.rows):,} rows, {len(material.passages):,} "
-        f"passages, {len(material.dropped):,} dropped",
+        f"passages, {len(prepared.dropped):,} dropped, {len(prepared.cut):,} cut",
         "split": f"{split.name}: "
         + split_line(len(split.train), split.selection_only, len(split.held_out)),
         "ranks": f"{plan.strategy}, reference rank {plan.reference_rank}",
@@ -109,6 +112,20 @@ def show_heading(terminal: Terminal, name: str, prepared: "Prepared") -> None:
     if prepared.lessons is not None:
         facts["teacher"] = lessons_line(prepared.lessons)
     terminal.err.print(facts_table(facts | stage_facts(prepared.stages)))
+    for line in place_lines(prepared.dropped, prepared.cut):
+        terminal.err.print(line)
+
+
+def place_lines(dropped: Sequence["Place"], cut: Sequence["Place"]) -> tuple[Text, ...]:
+    """The first rows that are dropped, or cut, by file and line; --json names them all."""
+    from adaptive_moe.training.stages import first_places
+
+    lines: list[Text] = []
+    for what, places in (("dropped", dropped), ("cut", cut)):
+        told = first_places(places, _SHOWN_PLACES)
+        lines += [Text(f"{what}:")] if told else []
+        lines += [Text(f"  {clean_line(each)}", style="dim") for each in told]
+    return tuple(lines)
 
 
 def lessons_line(lessons: "Lessons") -> str:

@@ -197,6 +197,7 @@ def _data_record(prepared: Prepared) -> dict[str, JsonValue]:
         "rows": len(material.rows),
         "passages": len(material.passages),
         "dropped": len(material.dropped),
+        "cut": len(prepared.cut),
         "split": split.name,
         "split_digest": split.digest,
         "train_examples": len(split.train),

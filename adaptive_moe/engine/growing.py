@@ -35,6 +35,7 @@ from adaptive_moe.training.cleaning import clean
 from adaptive_moe.training.conversations import conversation_stage, in_conversation
 from adaptive_moe.training.encoding import encode_examples, fits_whole
 from adaptive_moe.training.events import TrainingProgress
+from adaptive_moe.training.fitting import fit_to_context
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.interruption import interruptible
@@ -107,6 +108,7 @@ class Grower:
             selection=prepared.split.selection_only,
             held_out=len(prepared.split.held_out),
             dropped=prepared.dropped,
+            cut=prepared.cut,
             seconds=time.perf_counter() - started,
             teacher=None if prepared.lessons is None else prepared.lessons.record(),
         )
@@ -146,13 +148,15 @@ class Grower:
             material, synthesised, settings, listener=listener, cancelled=cancelled
         )
         taught = () if lessons is None else lessons.examples
-        split = split_examples(material, (*synthesised, *taught), settings, settings.seed)
+        language_model = self._answerer.language_model
+        fitted = fit_to_context(language_model, material, (*synthesised, *taught))
+        split = split_examples(fitted.material, fitted.examples, settings, settings.seed)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
         spoken = in_conversation(
             split.train,
             self._judge.exchanges(settings),
-            fits=partial(fits_whole, self._answerer.language_model),
+            fits=partial(fits_whole, language_model),
             share=settings.in_conversation,
             seed=settings.seed,
         )
@@ -161,11 +165,23 @@ class Grower:
             *cleaned,
             synthesis_stage(material, synthesised),
             *(() if lessons is None else (lessons.stage(),)),
-            split_stage(material, (*synthesised, *taught), split),
+            fitted.stage,
+            split_stage(fitted.material, fitted.examples, split),
             conversation_stage(split.train, spoken),
             *((rehearsal_stage(rehearsal),) if rehearsal else ()),
         )
-        return Prepared(material, split, spoken, layers, plan, settings, stages, lessons, rehearsal)
+        return Prepared(
+            fitted.material,
+            split,
+            spoken,
+            layers,
+            plan,
+            settings,
+            stages,
+            lessons,
+            rehearsal,
+            fitted.cut,
+        )
 
     def plan(self, data: Sequence[Path], settings: TrainingSettings) -> RankPlan:
         """The ranks that a training would use. `gradient` needs material to measure on.
@@ -226,6 +242,8 @@ class Grower:
                 else 0
             ),
             stages=prepared.stages,
+            dropped=prepared.dropped,
+            cut=prepared.cut,
         )
 
     def import_adapter(self, name: str, path: Path) -> ExpertRecord:

@@ -19,7 +19,7 @@ from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.rehearsal import rehearsed
 from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
-from adaptive_moe.errors import CorruptExpertError, PromptTooLongError
+from adaptive_moe.errors import CorruptExpertError, DataError, PromptTooLongError
 from adaptive_moe.router.boundary import Outside
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Respondents, run_gate
@@ -126,7 +126,16 @@ class Judge:
         if settings.general_text is not None:
             general_texts(settings.general_text)
         if settings.guard is not None and settings.guard_prompts > 0:
-            read_questions([settings.guard])
+            self._check_guard(settings.guard)
+
+    def _check_guard(self, guard: Path) -> None:
+        for each in read_questions([guard]):
+            if not self._fits((("user", each.question),)):
+                raise DataError(
+                    f"{each.where}: this question and an answer exceed the model's context of "
+                    f"{self._answerer.language_model.context_length} tokens; leave it out of "
+                    "training.guard"
+                )
 
     def guarding(self, settings: TrainingSettings) -> tuple[str, ...]:
         """The guard's questions as far as files hold them; no training may contain them."""
@@ -182,7 +191,7 @@ class Judge:
             attribution=False,
             arms=arms,
         )
-        replies = [Reply("") for _ in prompts]
+        replies = [Reply("", was_asked=False) for _ in prompts]
         fitting = [place for place, prompt in enumerate(prompts) if self._fits(prompt)]
 
         def answers(batch: list[tuple[Turn, ...]]) -> list[Reply]:

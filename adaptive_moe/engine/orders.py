@@ -16,7 +16,7 @@ from adaptive_moe.training.lessons import Lessons
 from adaptive_moe.training.material import Material
 from adaptive_moe.training.ranks import RankPlan
 from adaptive_moe.training.splits import Split
-from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.stages import Place, Stage
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.trainer import TrainingResult
 
@@ -41,7 +41,8 @@ class Prepared:
 
     `taught` is what the split teaches, some of it in conversations. `stages` tell what every stage
     let through, `lessons` are what a teacher wrote about the material, where one was asked;
-    `rehearsal` is trained along with it, and is no part of what the expert is about.
+    `rehearsal` is trained along with it, and is no part of what the expert is about. `cut` are the
+    places of prompts of which the context takes the end only.
     """
 
     material: Material
@@ -53,6 +54,7 @@ class Prepared:
     stages: tuple[Stage, ...] = ()
     lessons: Lessons | None = None
     rehearsal: tuple[Example, ...] = ()
+    cut: tuple[Place, ...] = ()
 
     @property
     def trained_on(self) -> tuple[Example, ...]:
@@ -60,7 +62,7 @@ class Prepared:
         return (*self.taught, *self.rehearsal)
 
     @property
-    def dropped(self) -> tuple[tuple[str, int, str], ...]:
+    def dropped(self) -> tuple[Place, ...]:
         """(file, line, reason) of unusable material, and of a teacher's contradictions to it."""
         contradictions = () if self.lessons is None else self.lessons.contradictions
         return (*self.material.dropped, *contradictions)
@@ -81,8 +83,9 @@ class TrainingOutcome:
     """A finished training: what was published under which status, and every figure behind it.
 
     `examples` taught, `selection` others chose the weights, `held_out` judged them; where there
-    was too little to part, `selection` is 0 and `held_out` did both. `teacher` is what the manifest
-    says of one, None where rules alone made the examples.
+    was too little to part, `selection` is 0 and `held_out` did both. `dropped` and `cut` are the
+    material's, see `Prepared`. `teacher` is what the manifest says of one, None where rules alone
+    made the examples.
     """
 
     record: ExpertRecord
@@ -93,7 +96,8 @@ class TrainingOutcome:
     examples: int
     selection: int
     held_out: int
-    dropped: tuple[tuple[str, int, str], ...]
+    dropped: tuple[Place, ...]
+    cut: tuple[Place, ...]
     seconds: float
     teacher: Mapping[str, JsonValue] | None = None
 
@@ -131,6 +135,7 @@ class TrainingOutcome:
             "selection_examples": self.selection,
             "held_out_examples": self.held_out,
             "dropped": [list(each) for each in self.dropped],
+            "cut": [list(each) for each in self.cut],
             "teacher": to_json(self.teacher),
             "plan": to_json(self.plan),
             "training": {
@@ -152,7 +157,8 @@ class TrainingEstimate:
     """What a training would take if it ran to its last step.
 
     `steps` and `tokens` (answer tokens) are exact; `seconds` and `peak_bytes` are extrapolated
-    from a few real steps. `examples`, `selection` and `held_out` are those of the outcome. Where
+    from a few real steps. `examples`, `selection`, `held_out`, `dropped` and `cut` are those of the
+    outcome. Where
     a teacher is still to be asked, `teacher_passages` are what about, and the other figures are
     those without what it will write.
     """
@@ -169,3 +175,5 @@ class TrainingEstimate:
     parameters: int
     teacher_passages: int = 0
     stages: tuple[Stage, ...] = ()
+    dropped: tuple[Place, ...] = ()
+    cut: tuple[Place, ...] = ()

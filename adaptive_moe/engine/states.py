@@ -20,10 +20,13 @@ def state_size(language_model: LanguageModel) -> int:
 
 
 def state_reader(language_model: LanguageModel, bank: LoraBank) -> StateReader:
-    """A function from prompts to their raw state vectors under the bare base."""
+    """A function from prompts to their raw state vectors under the bare base.
+
+    It places training material, which may exceed the context; as in training, its left end is cut.
+    """
 
     def read(prompts: Sequence[Prompt]) -> Float[np.ndarray, "prompt state"]:
-        encoded = [language_model.encode(prompt) for prompt in prompts]
+        encoded = [language_model.encode_end(prompt) for prompt in prompts]
         return np.stack(in_batches(encoded, vectors, length=lambda each: each.length))
 
     def vectors(encoded: list[EncodedPrompt]) -> list[np.ndarray]:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast, final
 
 import torch
@@ -115,13 +115,7 @@ class LanguageModel:
         PromptError for turns that are no conversation, and PromptTooLongError when prompt, header
         and `max_new_tokens` (at least one) exceed the context.
         """
-        messages = _checked(prompt)
-        prompt_ids = split_prompt(self.tokenizer, self.chat_format, messages)
-        encoded = EncodedPrompt(
-            prompt_ids, self.header_ids, messages[-1]["content"], has_context=len(messages) > 1
-        )
-        if not prompt_ids:
-            raise EmptyPromptError("the prompt holds no token that this model knows")
+        encoded = self._written(prompt)
         if encoded.length + max(1, max_new_tokens) > self.context_length:
             raise PromptTooLongError(
                 f"the prompt takes {encoded.length} tokens and the answer up to {max_new_tokens}, "
@@ -129,6 +123,15 @@ class LanguageModel:
                 "for fewer new tokens"
             )
         return encoded
+
+    def encode_end(self, prompt: Prompt) -> EncodedPrompt:
+        """What is left of the prompt where its left end is cut to the context; see `encode`.
+
+        For reading material only: who asks is to be told that a prompt is too long.
+        """
+        encoded = self._written(prompt)
+        room = self.context_length - len(self.header_ids) - 1
+        return replace(encoded, prompt_ids=encoded.prompt_ids[-room:])
 
     def encode_answer(self, text: str) -> tuple[int, ...]:
         """Ids of an answer as they follow the header, with exactly one end token at the end.
@@ -156,6 +159,16 @@ class LanguageModel:
     def decode_answer(self, ids: Sequence[int]) -> str:
         """The text of an answer: `decode` without the white space that belongs to the template."""
         return self.decode(ids).removeprefix(self.chat_format.answer_prefix)
+
+    def _written(self, prompt: Prompt) -> EncodedPrompt:
+        """The whole conversation up to the generation header, however long."""
+        messages = _checked(prompt)
+        prompt_ids = split_prompt(self.tokenizer, self.chat_format, messages)
+        if not prompt_ids:
+            raise EmptyPromptError("the prompt holds no token that this model knows")
+        return EncodedPrompt(
+            prompt_ids, self.header_ids, messages[-1]["content"], has_context=len(messages) > 1
+        )
 
     @property
     def _embedding(self) -> torch.Tensor:

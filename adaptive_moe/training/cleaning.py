@@ -12,9 +12,9 @@ from adaptive_moe.training.filters import FILTERS, PASSAGE_FILTERS, Candidate, n
 from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.material import Material, material_digest, question_key
 from adaptive_moe.training.near_copies import NearCopies, asks_the_same
-from adaptive_moe.training.rows import Row
+from adaptive_moe.training.rows import Row, asked_in
 from adaptive_moe.training.scripts import home_scripts
-from adaptive_moe.training.stages import Stage, count_reasons
+from adaptive_moe.training.stages import Place, Stage, count_reasons
 
 # Two words in a row. Questions are short: of ten words, one that is added leaves 9 of 10 pairs, and
 # one that is exchanged 7 of 11. A paraphrase shares few pairs with its original and is kept; it is
@@ -22,9 +22,6 @@ from adaptive_moe.training.stages import Stage, count_reasons
 _SHINGLE = 2
 _DUPLICATE = 0.8
 _CONTAMINATED = 0.6
-
-Dropped = tuple[str, int, str]
-"""File, line and reason."""
 
 
 def clean(
@@ -71,7 +68,7 @@ def _read(material: Material) -> Stage:
     return Stage("reading", {"records": records}, left, material.digest, reasons)
 
 
-def _stage(name: str, before: Material, after: Material, dropped: Sequence[Dropped]) -> Stage:
+def _stage(name: str, before: Material, after: Material, dropped: Sequence[Place]) -> Stage:
     reasons = count_reasons(reason for *_, reason in dropped)
     return Stage(name, _counts(before), _counts(after), after.digest, reasons)
 
@@ -82,13 +79,13 @@ def _counts(material: Material) -> dict[str, int]:
 
 def _filtered(
     material: Material, names: Sequence[FilterName]
-) -> tuple[Sequence[Row], Sequence[Passage], list[Dropped]]:
+) -> tuple[Sequence[Row], Sequence[Passage], list[Place]]:
     home = home_scripts(
         [f"{row.prompt[-1][1]} {row.answer}" for row in material.rows]
         + [passage.text for passage in material.passages]
     )
     on_passages = [name for name in names if name in PASSAGE_FILTERS]
-    dropped: list[Dropped] = []
+    dropped: list[Place] = []
     rows, passages = [], []
     for row in material.rows:
         *earlier, question = (text for _, text in row.prompt)
@@ -114,7 +111,7 @@ def _reason(names: Sequence[FilterName], candidate: Candidate) -> str | None:
 
 def _without_duplicates(
     material: Material,
-) -> tuple[Sequence[Row], Sequence[Passage], list[Dropped]]:
+) -> tuple[Sequence[Row], Sequence[Passage], list[Place]]:
     """Of rows with one answer and nearly one question, the first; of equal passages too."""
     by_answer: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(material.rows):
@@ -133,7 +130,7 @@ def _without_duplicates(
                 int(name)
                 for name in known.find(text)
                 if answer_of[int(name)] == answer_of[index]
-                and asks_the_same(text, asked[int(name)])
+                and _asks_the_same(text, asked[int(name)])
             ),
             None,
         )
@@ -150,8 +147,8 @@ def _without_duplicates(
 
 
 def _distinct(
-    passages: Sequence[Passage], dropped: list[Dropped]
-) -> tuple[Sequence[Passage], list[Dropped]]:
+    passages: Sequence[Passage], dropped: list[Place]
+) -> tuple[Sequence[Passage], list[Place]]:
     first: dict[tuple[tuple[str, ...], str], Passage] = {}
     for each in passages:
         earlier = first.setdefault((each.heading, each.text), each)
@@ -165,9 +162,14 @@ def _asked(row: Row) -> str:
     return "\n".join(text for _, text in row.prompt)
 
 
+def _asks_the_same(first: str, second: str) -> bool:
+    """Also without the text that both are about, in which the words of either may stand."""
+    return asks_the_same(first, second) and asks_the_same(asked_in(first), asked_in(second))
+
+
 def _uncontaminated(
     material: Material, evaluated: Iterable[str]
-) -> tuple[Sequence[Row], Sequence[Passage], list[Dropped]]:
+) -> tuple[Sequence[Row], Sequence[Passage], list[Place]]:
     """Without conversations of which any question nearly repeats a held-out one."""
     if not material.rows:
         return (), material.passages, []
@@ -178,8 +180,10 @@ def _uncontaminated(
         known.add(str(index), question)
 
     def is_held_out(text: str) -> bool:
-        return question_key(text) in keys or any(
-            asks_the_same(text, questions[int(name)]) for name in known.find(text)
+        return any(
+            question_key(part) in keys
+            or any(asks_the_same(part, questions[int(name)]) for name in known.find(part))
+            for part in {text, asked_in(text)}
         )
 
     bad = {

@@ -17,12 +17,14 @@ class Reply:
     """One answer at the gate.
 
     `p_correct` is the router's chance that it is right, absent where the router has no
-    probabilities; `is_experts` whether the expert on trial gave it, alone or with others.
+    probabilities; `is_experts` whether the expert on trial gave it, alone or with others. A prompt
+    that leaves the context no room for an answer was not asked; it has no text.
     """
 
     text: str
     p_correct: float | None = None
     is_experts: bool = False
+    was_asked: bool = True
 
 
 Answerer = Callable[[Prompts], Sequence[Reply]]

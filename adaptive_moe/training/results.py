@@ -22,8 +22,7 @@ class TrainingResult:
     Losses are held-out nats per answer token; `exact_before` and `exact_after` the share of
     held-out answers that greedy decoding gets exactly right. `steps` counts those taken, `tokens`
     the answer tokens trained on, `reading_seconds` the part of `seconds` spent on reading prompts
-    ahead of the first step. `skipped_steps` were not finite. `cut_prompts` lost their left
-    end to fit the context, `dropped_examples` could not be used.
+    ahead of the first step. `skipped_steps` were not finite.
     """
 
     weights: LoraWeights
@@ -37,7 +36,5 @@ class TrainingResult:
     exact_after: float
     history: tuple[HistoryPoint, ...]
     skipped_steps: int
-    cut_prompts: int
-    dropped_examples: int
     prompt_cache_bytes: int
     reading_seconds: float

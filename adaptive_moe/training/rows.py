@@ -8,6 +8,7 @@ Turn = tuple[str, str]  # role ("system", "user", "assistant") and content
 
 _PROMPT_KEYS = ("prompt", "question", "query", "input")
 _ANSWER_KEYS = ("completion", "answer", "response", "output", "target")
+_CONTEXT_KEY = "context"  # beside a question: what it is asked about
 _GROUP_KEYS = ("group", "document", "doc_id", "source_document", "source")
 _ROLES = {
     "system": "system",
@@ -43,6 +44,11 @@ class Row:
     group: str | None = None
 
 
+def asked_in(text: str) -> str:
+    """What a turn asks where it quotes something first: its last paragraph."""
+    return text.rstrip().rpartition("\n\n")[2]
+
+
 class RowError(ValueError):
     """This record cannot be used; the message is the reason."""
 
@@ -60,7 +66,8 @@ def detect_shape(record: Mapping[str, object]) -> str:
         return "alpaca"
     prompt, answer = _first_key(record, _PROMPT_KEYS), _first_key(record, _ANSWER_KEYS)
     if prompt and answer:
-        return f"{prompt}/{answer}"
+        keys = (prompt, _CONTEXT_KEY, answer) if record.get(_CONTEXT_KEY) else (prompt, answer)
+        return "/".join(keys)
     if "text" in record:
         return "text"
     found = ", ".join(sorted(str(key) for key in record)[:8]) or "none"
@@ -80,7 +87,8 @@ def rows_of(record: Mapping[str, object], shape: str, *, file: str, line: int) -
     elif shape == "alpaca":
         pairs = [_alpaca_pair(record)]
     else:
-        pairs = [_pair(record, *shape.split("/"))]
+        prompt_key, *_, answer_key = shape.split("/")
+        pairs = [_pair(record, prompt_key, answer_key)]
     group = _group(record)
     return [Row(prompt, answer, file, line, group) for prompt, answer in pairs]
 
@@ -105,6 +113,7 @@ def _alpaca_pair(record: Mapping[str, object]) -> tuple[tuple[Turn, ...], str]:
     extra = record.get("input")
     if isinstance(extra, str) and extra.strip():
         instruction = f"{instruction}\n{clean_text(extra, 'input')}"
+    instruction = _about(record, instruction)
     key = _first_key(record, _ANSWER_KEYS)
     return (("user", instruction),), clean_text(record[key], key)
 
@@ -115,15 +124,29 @@ def _pair(
     prompt, answer = record[prompt_key], record[answer_key]
     if isinstance(prompt, list) and isinstance(answer, list):
         turns = _turns([*prompt, *answer], role_key="role", text_key="content")
-        return _assistant_turns(turns)[-1]
-    turns = (
-        _turns(prompt, role_key="role", text_key="content")
-        if isinstance(prompt, list)
-        else (("user", clean_text(prompt, prompt_key)),)
-    )
-    if turns[-1][0] != "user":
+        turns, text = _assistant_turns(turns)[-1]
+    else:
+        turns = (
+            _turns(prompt, role_key="role", text_key="content")
+            if isinstance(prompt, list)
+            else (("user", clean_text(prompt, prompt_key)),)
+        )
+        text = clean_text(answer, answer_key)
+    *before, (role, question) = turns
+    if role != "user":
         raise RowError(f"{prompt_key} does not end with a user turn")
-    return turns, clean_text(answer, answer_key)
+    return (*before, ("user", _about(record, question))), text
+
+
+def _about(record: Mapping[str, object], question: str) -> str:
+    """The question behind its context, as people ask about a text that they paste.
+
+    In front of it, for what exceeds a model's context is cut from the left.
+    """
+    context = record.get(_CONTEXT_KEY)
+    if context is None or (isinstance(context, str) and not context.strip()):
+        return question
+    return f"{clean_text(context, _CONTEXT_KEY)}\n\n{question}"
 
 
 def _sharegpt_turns(record: Mapping[str, object]) -> tuple[Turn, ...]:

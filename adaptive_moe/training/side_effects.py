@@ -28,6 +28,7 @@ _FEWEST_TEXTS = 8
 class RoutedFigures:
     """Held-out questions asked as anyone would ask them, without the expert and with it.
 
+    Those that exceed the context nobody could ask; they do not count.
     `to_expert` counts those sent to it. `right_*` are absent for free text, of which no answer is
     the right one. `stated_*` is the mean chance that the router gave the answers of being right,
     `calibration_*` their expected calibration error, and `worse` the rise of |stated - right| with
@@ -70,11 +71,13 @@ def measure_routed(
     seed: int,
 ) -> RoutedFigures:
     """Ask at most 100 held-out questions with routing automatic."""
-    asked = evenly(held_out, _ASKED)
+    chosen = evenly(held_out, _ASKED)
+    replies = zip(chosen, after([each.prompt for each in chosen]), strict=True)
+    answered = [(each, reply) for each, reply in replies if reply.was_asked]
+    asked, new = [each for each, _ in answered], [reply for _, reply in answered]
     prompts = [each.prompt for each in asked]
-    new = after(prompts)
     figures = RoutedFigures(len(asked), sum(reply.is_experts for reply in new))
-    if metric == "loss":
+    if metric == "loss" or not asked:
         return figures
     old = before(prompts)
     right_old, right_new = _right(asked, old), _right(asked, new)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,8 +14,8 @@ from adaptive_moe.measures.graders import normalise
 from adaptive_moe.training.material import Material, question_key
 from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
-from adaptive_moe.training.rows import Row
-from adaptive_moe.training.stages import Stage
+from adaptive_moe.training.rows import Row, asked_in
+from adaptive_moe.training.stages import Place, Stage, first_places
 from adaptive_moe.training.synthesis import Example
 from adaptive_moe.training.taught_forms import TEACHERS_FORMS, held_out_taught_form
 
@@ -27,6 +27,7 @@ METRICS: dict[SplitName, Metric] = {"recall": "exact", "generalise": "loss"}
 _MAX_HELD_OUT = 400  # examples that are generated for or scored at every evaluation
 _MIN_HELD_OUT = 4
 _MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
+_TOLD = 3  # dropped rows in an error
 _SHINGLE = 5  # words; near copies share most of their shingles
 _NEAR_COPY = 0.8  # Jaccard similarity
 
@@ -82,7 +83,7 @@ def split_examples(
     train = (*facts, *rows)
     tests, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
     tests = _at_most(tests, chance)
-    _check_counts(train, tests, settings)
+    _check_counts(train, tests, settings, material.dropped)
     selection, held_out = _in_two(tests, seed)
     digest = _digest(train, selection, held_out)
     return Split(name, train, tuple(selection), tuple(held_out), digest, tuple(other))
@@ -189,9 +190,22 @@ def _reworded(row: Row) -> Example:
 def _split_by_source(
     rows: Sequence[Row], fraction: float, chance: random.Random
 ) -> tuple[list[Example], list[Example]]:
-    """Whole groups on either side, until about `fraction` of the rows is held out."""
+    """Whole groups on either side, until about `fraction` of the rows is held out.
+
+    Where a few texts are all that is asked about, so that none can be spared, their questions are
+    parted.
+    """
+    train, held_out = _parted(rows, _groups(rows, str), fraction, chance)
+    if held_out:
+        return train, held_out
+    return _parted(rows, _groups(rows, asked_in), fraction, chance)
+
+
+def _parted(
+    rows: Sequence[Row], names: Sequence[str], fraction: float, chance: random.Random
+) -> tuple[list[Example], list[Example]]:
     groups: dict[str, list[Example]] = defaultdict(list)
-    for row, group in zip(rows, _groups(rows), strict=True):
+    for row, group in zip(rows, names, strict=True):
         groups[group].append(replace(row_example(row), fact=group))
     order = sorted(groups)
     chance.shuffle(order)
@@ -204,31 +218,31 @@ def _split_by_source(
     return train, held_out
 
 
-def _groups(rows: Sequence[Row]) -> list[str]:
-    """A name per row; rows that share a source, or nearly the same question, share the name."""
+def _groups(rows: Sequence[Row], asked: Callable[[str], str]) -> list[str]:
+    """A name per row; rows that share a source, or `asked` nearly the same, share the name."""
     sources = {row.group for row in rows if row.group}
     by_source = len(sources) >= max(_MIN_HELD_OUT, len(rows) // 100)
     names = [
         f"source {row.group}" if by_source and row.group else question_key(row.prompt[-1][1])
         for row in rows
     ]
-    alias = _near_copies(dict(zip(names, rows, strict=True)))
+    questions = [asked(row.prompt[-1][1]) for row in rows]
+    alias = _near_copies(dict(zip(names, questions, strict=True)))
     return [alias.get(name, name) for name in names]
 
 
-def _near_copies(rows: dict[str, Row]) -> dict[str, str]:
+def _near_copies(asked: dict[str, str]) -> dict[str, str]:
     """Group name to the name of an earlier group with nearly the same question."""
-    asked = [row.prompt[-1][1] for row in rows.values()]
-    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE, among=asked)
+    known = NearCopies(threshold=_NEAR_COPY, shingle=_SHINGLE, among=[*asked.values()])
     alias: dict[str, str] = {}
-    for name, row in rows.items():
+    for name, question in asked.items():
         if name.startswith("source "):
             continue
-        found = known.find(row.prompt[-1][1])
+        found = known.find(question)
         if found:
             alias[name] = found[0]
         else:
-            known.add(name, row.prompt[-1][1])
+            known.add(name, question)
     return alias
 
 
@@ -262,18 +276,28 @@ def _question(example: Example) -> str:
 
 
 def _check_counts(
-    train: Sequence[Example], held_out: Sequence[Example], settings: TrainingSettings
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    settings: TrainingSettings,
+    dropped: Sequence[Place],
 ) -> None:
     if len(train) < settings.min_examples:
         raise TooFewExamplesError(
-            f"{len(train)} examples to learn from, at least {settings.min_examples} are needed; "
-            "give more material"
+            f"{len(train)} examples to learn from, at least {settings.min_examples} are needed "
+            f"(training.min_examples); give more material{_told(dropped)}"
         )
     if len(held_out) < _MIN_HELD_OUT:
         raise TooFewExamplesError(
             f"{len(held_out)} examples to measure on, at least {_MIN_HELD_OUT} are needed; give "
-            "more material or raise training.held_out_fraction"
+            f"more material or raise training.held_out_fraction{_told(dropped)}"
         )
+
+
+def _told(dropped: Sequence[Place]) -> str:
+    """A second line that says what might be mended to have more."""
+    if not dropped:
+        return ""
+    return f"\n{len(dropped):,} rows were dropped: {'; '.join(first_places(dropped, _TOLD))}"
 
 
 def _digest(*sides: Sequence[Example]) -> str:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -34,6 +34,9 @@ class Stage:
     dropped: Mapping[str, int] = field(default_factory=dict)
 
 
+Place = tuple[str, int, str]
+"""File, line or row, and what is to be said about it."""
+
 _STAGES = TypeAdapter(tuple[Stage, ...], config=ConfigDict(strict=False))
 
 
@@ -44,6 +47,13 @@ def count_reasons(reasons: Iterable[str]) -> dict[str, int]:
     ).most_common()
     rest = sum(count for _, count in counts[_MOST_REASONS:])
     return dict(counts[:_MOST_REASONS]) | ({"other reasons": rest} if rest else {})
+
+
+def first_places(places: Sequence[Place], most: int) -> list[str]:
+    """The first `most` as "file:line: reason", and how many more there are."""
+    told = [f"{file}:{line}: {reason}" for file, line, reason in places[:most]]
+    rest = len(places) - len(told)
+    return [*told, f"and {rest:,} more"] if rest else told
 
 
 def content_hash(content: object) -> str:

@@ -131,8 +131,6 @@ class _Run:
         self._seed = seed
         self._metric = metric
         self._encoded = encoded
-        self._dropped = len(encoded.dropped) + len(tests.dropped)
-        self._cut = encoded.cut + tests.cut
         self._adapter = Adapter(
             plan, language_model.layers, seed=seed, device=language_model.device
         )
@@ -210,8 +208,6 @@ class _Run:
             exact_after=after.exact,
             history=tuple(state.history),
             skipped_steps=state.skipped,
-            cut_prompts=self._cut,
-            dropped_examples=self._dropped,
             prompt_cache_bytes=self._loss.cached_bytes,
             reading_seconds=state.reading_seconds,
         )

@@ -11,6 +11,13 @@ from adaptive_moe.training.lessons import Lessons
 from tests.cli.running import run
 from tests.support.tiny_models import save_tiny
 
+LENGTHY = " ".join(f"word{n}" for n in range(300))
+UNFIT = [
+    *({"prompt": f"What is {n}?", "response": ""} for n in range(6)),
+    {"prompt": "What are they?", "response": LENGTHY},
+    {"prompt": LENGTHY, "response": "words"},
+]
+
 
 @pytest.fixture
 def words(tmp_path):
@@ -40,6 +47,46 @@ def test_the_material_is_read_once_and_told_before_the_first_step(words, monkeyp
     assert [outcome[f"{key}examples"] for key in ("", "selection_", "held_out_")] == [34, 0, 6]
     shown = " ".join(done.stderr.split())
     assert "34 to learn from, 6 to choose weights by and for the gate" in shown
+
+
+def add_rows(words, rows):
+    with words[2].open("a") as file:
+        file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_rows_that_are_dropped_or_cut_are_named_before_a_step_is_taken(words):
+    add_rows(words, UNFIT)
+    done = run(*words, "--dry-run")
+    assert done.exit_code == 0
+    lines = [line.strip() for line in done.stdout.splitlines()]
+    first = lines.index("dropped:")
+    named = [f"rows.jsonl:{line}: response is empty" for line in range(41, 46)]
+    assert lines[first + 1 : first + 7] == [*named, "and 2 more"]
+    assert lines[first + 7] == "cut:"
+    assert lines[first + 8].startswith("rows.jsonl:48: only the last ")
+    assert len(lines) == first + 9
+
+
+@pytest.mark.slow
+def test_an_estimate_names_every_dropped_and_cut_row_to_programs(words):
+    add_rows(words, UNFIT)
+    estimate = json.loads(run(*words, "--dry-run", "--json").stdout)
+    assert [place[1] for place in estimate["dropped"]] == [41, 42, 43, 44, 45, 46, 47]
+    assert [place[1] for place in estimate["cut"]] == [48]
+
+
+def test_a_refused_training_says_which_rows_were_dropped(words):
+    words[2].write_text("")
+    add_rows(words, [{"prompt": f"What is {n}?", "response": n} for n in range(3)])
+    add_rows(words, [{"prompt": f"Who is {n}?", "response": ""} for n in range(5)])
+    done = run(*words)
+    assert done.exit_code == 2
+    error, dropped = done.stderr.split("\n5 rows were dropped: ")
+    assert "examples to learn from, at least 16 are needed (training.min_examples)" in error
+    told = " ".join(dropped.split())
+    assert told == "; ".join(
+        [*(f"rows.jsonl:{line}: response is empty" for line in (4, 5, 6)), "and 2 more"]
+    )
 
 
 def test_every_example_is_counted_once():

@@ -85,7 +85,7 @@ def test_prepared_material_trains_the_same_expert_as_its_files(open_runtime, row
     assert outcome.record.expert_id == expected.record.expert_id
     stages = read_stages(outcome.record.folder)
     assert " ".join(stage.name for stage in stages) == (
-        "reading filters duplicates contamination synthesis split conversations"
+        "reading filters duplicates contamination synthesis encoding split conversations"
     )
     assert stages == prepared.stages
     assert 0 < stages[-1].left["after others"] < len(prepared.taught) == len(prepared.split.train)

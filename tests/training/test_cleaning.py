@@ -225,3 +225,17 @@ def test_no_example_made_of_documents_asks_what_an_evaluation_asks():
     taught = {question_key(example.prompt[-1][1]) for example in split.train}
     assert not taught & set(map(question_key, asked))
     assert len(split.train) > 0.9 * 0.9 * len(made)
+
+
+def test_questions_about_one_text_are_told_apart_and_held_out_ones_found_behind_it(tmp_path):
+    text = "The lake of Tarvik is deep and wide, old and cold; nobody has ever swum in it at night."
+    asked = ["Is the lake deep?", "Is the lake cold?", "Is the lake really deep?"]
+    held_out = load_questions("chemistry", development=True)[0].question
+    pairs = [(f"{text}\n\n{question}", "yes") for question in (*asked, held_out)]
+    material, _ = clean(read_rows(tmp_path, pairs))
+    assert [row.line for row in material.rows] == [1, 2]
+    assert [(line, reason[:16]) for _, line, reason in material.dropped] == [
+        (3, "it nearly repeat"),
+        (4, "it nearly repeat"),
+    ]
+    assert "held out" in material.dropped[1][2]

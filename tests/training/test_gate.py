@@ -255,6 +255,16 @@ def test_free_text_has_no_right_answer_that_calibration_could_be_judged_by(train
     )
 
 
+def test_what_exceeds_the_context_is_nobodys_answer_and_hides_no_calibration(trained):
+    def live(prompts):
+        given = [Reply("no idea", 0.9, is_experts=True) for _ in prompts[1:]]
+        return [Reply("", was_asked=False), *given]
+
+    report = trained(name="recall", before=answerer(p_correct=0.2), automatic=live)
+    assert report.routed.questions == 11
+    assert report.routed.worse.mean == pytest.approx(0.7)
+
+
 def test_without_probabilities_there_is_no_calibration_to_judge(trained):
     report = trained(name="recall", before=answerer(p_correct=0.2), automatic=answerer())
     assert report.routed.right_after == 0

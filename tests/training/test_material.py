@@ -44,6 +44,26 @@ def test_every_shape_is_detected_without_a_flag(tmp_path, shape):
     assert (row.file, row.line) == ("rows.jsonl", 1)
 
 
+def test_the_context_of_a_question_stands_in_front_of_it(tmp_path):
+    about = {"context": "The lake lies in Tarvik.\n"}
+    records = [
+        {"question": QUESTION, "answer": ANSWER, **about},
+        {"instruction": QUESTION, "response": ANSWER, "context": "It lies in Tarvik."},
+        {"prompt": [{"role": "user", "content": f"Tell me. {QUESTION}"}], "answer": "40", **about},
+        {"question": "How old is it?", "answer": "Old.", "context": ""},
+        {"question": "How wide is it?", "answer": "Wide.", "context": ["The lake."]},
+    ]
+    material = read_material([write_jsonl(tmp_path / "rows.jsonl", records)])
+    assert [row.prompt for row in material.rows] == [
+        (("user", f"The lake lies in Tarvik.\n\n{QUESTION}"),),
+        (("user", f"It lies in Tarvik.\n\n{QUESTION}"),),
+        (("user", f"The lake lies in Tarvik.\n\nTell me. {QUESTION}"),),
+        (("user", "How old is it?"),),
+    ]
+    assert material.shape.startswith("question/context/answer + ")
+    assert material.dropped == (("rows.jsonl", 5, "context is a list, not text"),)
+
+
 def test_text_rows_become_passages(tmp_path):
     path = write_jsonl(tmp_path / "t.jsonl", [{"text": "The lake is forty metres deep."}])
     material = read_material([path])

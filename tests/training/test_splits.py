@@ -140,6 +140,24 @@ def test_the_digest_is_that_of_the_split():
     assert first.digest == again.digest != other.digest
 
 
+def test_texts_with_their_questions_stay_on_one_side_where_there_are_enough():
+    def about(texts):
+        story = [f"In {n} " + " ".join(f"thing{i}of{n}" for i in range(60)) for n in range(texts)]
+        return tuple(
+            Row((("user", f"{story[i % texts]}\n\nWhat is thing{i}?"),), f"a {i}", "f", i)
+            for i in range(60)
+        )
+
+    def told(side):
+        return {example.prompt[0][1].partition("\n")[0] for example in side}
+
+    many = split_examples(material(about(12)), (), SETTINGS, 0)
+    assert not told(many.train) & told(many.held_out)
+    one = split_examples(material(about(1)), (), SETTINGS, 0)
+    assert told(one.train) == told(one.held_out)
+    assert not {each.line for each in one.train} & {each.line for each in one.held_out}
+
+
 def test_too_few_examples_are_refused():
     with pytest.raises(TooFewExamplesError):
         split_examples(material(rows(3)), (), SETTINGS, 0)
