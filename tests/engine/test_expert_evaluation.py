@@ -12,6 +12,8 @@ from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
 from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.errors import DataError, ExpertError, NoUsableRowsError, UnknownExpertError
+from adaptive_moe.experts.store import Store
+from tests.cli.running import run
 from tests.support.random_experts import store_of_three
 
 CITIES = ["Rome", "Paris", "Tokyo", "Madrid"]
@@ -29,8 +31,14 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def moe(tmp_path_factory):
-    store = store_of_three(tmp_path_factory.mktemp("evaluated"))
+def adapters(tmp_path_factory):
+    """The folder in which the three experts lie as adapters, beside their store."""
+    return tmp_path_factory.mktemp("evaluated")
+
+
+@pytest.fixture(scope="module")
+def moe(adapters):
+    store = store_of_three(adapters)
     with AdaptiveMoE.from_settings(load_settings(overrides=[f"store={store}"])) as runtime:
         yield runtime
 
@@ -229,28 +237,48 @@ def test_what_holds_no_questions_is_refused_with_what_is_read(tmp_path):
             read_questions([tmp_path / name])
 
 
-def test_a_version_that_does_not_serve_is_measured_beside_the_one_that_does(tmp_path, data):
+def test_a_version_that_does_not_serve_is_measured_beside_the_one_that_does(moe, adapters, data):
+    serving = moe.store.get("two")
+    looked_at = moe.import_expert("two", adapters / "one", force=True)
+    assert (looked_at.version, looked_at.status) == (2, "quarantine")
+    found = moe.evaluate_expert("two", data, version=2, limit=1)
+    assert (found.expert, found.version) == ("two", 2)
+    own, _, active, same, _ = found.systems
+    names = [system.name for system in found.systems]
+    assert names == ["two v2", "base", "two", "one", "whole"]
+    assert own.loss == same.loss  # it has the weights of the expert one
+    assert own.loss != active.loss
+    assert moe.store.get("two") == serving  # nothing was activated
+    assert moe.store.get("two", version=2) == looked_at
+    with pytest.raises(UnknownExpertError, match="no version 3; name one of 1, 2"):
+        moe.evaluate_expert("two", data, version=3)
+    with pytest.raises(ExpertError):
+        moe.generate("Who?", experts=["two v2"])  # it was to be asked only meanwhile
+
+
+@pytest.mark.slow
+def test_what_was_quarantined_is_measured_and_what_was_removed_is_not(tmp_path, data):
     path = store_of_three(tmp_path)
     with AdaptiveMoE.from_settings(load_settings(overrides=[f"store={path}"])) as moe:
-        (old,) = moe.store.versions("one")
-        assert moe.import_expert("one", tmp_path / "two", force=True).status == "quarantine"
-        found = moe.evaluate_expert("one", data, version=2)
-        assert (found.expert, found.version) == ("one", 2)
-        names = [system.name for system in found.systems]
-        assert names == ["one v2", "base", "one", "two", "whole"]
-        looked_at, _, serving, twin, _ = found.systems
-        assert looked_at.loss == twin.loss  # the same weights as those of the expert two
-        assert looked_at.loss != serving.loss
-        assert moe.store.get("one") == old  # nothing was activated
-        assert moe.store.get("one", version=2).status == "quarantine"
-        moe.store.quarantine(old.expert_id, "its answers are wrong")
-        alone = moe.evaluate_expert("one", data, version=1, against=[])
-        assert [system.name for system in alone.systems] == ["one v1", "base"]
-        assert alone.systems[0].loss.mean == pytest.approx(serving.loss.mean)
-        with pytest.raises(UnknownExpertError, match="no version 3; name one of 1, 2"):
-            moe.evaluate_expert("one", data, version=3)
-        with pytest.raises(UnknownExpertError):
-            moe.generate("Who?", experts=["one v1"])  # it was to be asked only meanwhile
+        serving = moe.evaluate_expert("one", data, version=1, against=[])
+        assert [system.name for system in serving.systems] == ["one", "base"]
+        moe.store.quarantine(moe.store.get("one").expert_id, "its answers are wrong")
+        found = moe.evaluate_expert("one", data, version=1, against=[])
+        assert [system.name for system in found.systems] == ["one v1", "base"]
+        assert found.systems[0].loss == serving.systems[0].loss
         moe.store.remove("one")
         with pytest.raises(ExpertError, match="version 1 was removed; train or import it again"):
             moe.evaluate_expert("one", data, version=1)
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_version_on_a_table(tmp_path):
+    path = store_of_three(tmp_path)
+    write_table(tmp_path / "pc.csv", ROWS, ",")
+    words = ("experts", "evaluate", "one", "--version", 1, "--data", tmp_path / "pc.csv")
+    with Store(path) as store:
+        store.quarantine(store.get("one").expert_id, "its answers are wrong")
+    done = run(*words, "--store", path)
+    assert done.exit_code == 0
+    assert "one v1 on 4 questions of 4 sources" in done.stdout
+    assert "one v1 is better than" in done.stdout
