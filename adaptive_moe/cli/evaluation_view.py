@@ -30,7 +30,7 @@ def evaluation_parts(found: "ExpertEvaluation") -> tuple[RenderableType, ...]:
     return (
         f"{expert} v{found.version} on {sizes}; intervals hold 95 %",
         _figures(found),
-        Text(f"{expert} is better than", style="bold"),
+        Text(f"{clean_line(found.systems[0].name)} is better than", style="bold"),
         _leads(found),
         *dropped[:3],
         *([f"and {len(dropped) - 3} more"] if len(dropped) > 3 else []),  # noqa: PLR2004  see above

@@ -108,8 +108,11 @@ def evaluate(
     name: ExpertArgument,
     data: Annotated[
         list[Path],
-        typer.Option("--data", metavar="FILE", help="JSON lines of prompt and answer; repeatable."),
+        typer.Option(
+            "--data", metavar="FILE", help="Questions with answers, as train reads; repeatable."
+        ),
     ],
+    version: VersionOption = None,
     against: Annotated[
         list[str] | None,
         typer.Option("--against", metavar="NAME", help="Other experts; absent: up to eight."),
@@ -120,13 +123,14 @@ def evaluate(
 ) -> int:
     """Measure an expert on questions with known answers.
 
-    Beside it the base and other experts answer the same. Rows may hold choices and answer_idx.
+    Beside it the base and other experts answer the same. Rows may hold choices and answer_idx. A
+    version that does not serve can be looked at before `experts activate`.
     """
     from adaptive_moe.cli.engine import open_engine
     from adaptive_moe.cli.evaluation_view import evaluation_parts
 
     with open_engine(terminal) as moe, terminal.working("asking the questions"):
-        found = moe.evaluate_expert(name, data, against=against, limit=limit)
+        found = moe.evaluate_expert(name, data, version=version, against=against, limit=limit)
     terminal.finish(found.to_dict(), *evaluation_parts(found))
     return 0
 

@@ -1,7 +1,8 @@
 """How well an expert answers given questions, beside the base and beside other experts."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import final
 
@@ -16,7 +17,8 @@ from adaptive_moe.engine.events import to_json
 from adaptive_moe.engine.question_files import GradedQuestion
 from adaptive_moe.engine.request import Request
 from adaptive_moe.engine.shelf import Activation
-from adaptive_moe.errors import DataError, NoUsableRowsError, PromptError
+from adaptive_moe.errors import DataError, ExpertError, NoUsableRowsError, PromptError
+from adaptive_moe.experts.store import ExpertRecord
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.measures.graders import normalised, token_f1
 from adaptive_moe.measures.statistics import Interval, cluster_bootstraps
@@ -54,7 +56,10 @@ class SystemFigures:
 
 @dataclass(frozen=True, slots=True)
 class ExpertEvaluation:
-    """The expert first, then the base and the others. `dropped` are (place, reason)."""
+    """The expert first, then the base and the others. `dropped` are (place, reason).
+
+    A version that does not serve goes by "NAME vN" among the `systems`.
+    """
 
     expert: str
     version: int
@@ -103,13 +108,45 @@ class ExpertEvaluator:
         self._settings = settings
 
     def evaluate(
-        self, name: str, questions: Sequence[GradedQuestion], *, against: Sequence[str]
+        self,
+        name: str,
+        questions: Sequence[GradedQuestion],
+        *,
+        against: Sequence[str],
+        stored: ExpertRecord | None = None,
     ) -> ExpertEvaluation:
-        """The figures of the named active expert, the base and the experts `against`.
+        """The figures of the named expert, the base and the active experts `against`.
 
-        Raises UnknownExpertError, and NoUsableRowsError where no question fits the context.
+        It is the active version, or the `stored` one, whatever its status but removed. Raises
+        ExpertError, and NoUsableRowsError where no question fits the context.
         """
-        (expert,) = self._answerer.shelf.require([name])
+        with self._asked(name, stored) as system:
+            return self._evaluation(name, system, questions, against=against)
+
+    @contextmanager
+    def _asked(self, name: str, stored: ExpertRecord | None) -> Iterator[str]:
+        """By which name the expert is asked; another one than its own where it does not serve."""
+        shelf = self._answerer.shelf
+        if stored is None or (name in shelf and shelf[name].version == stored.version):
+            yield name
+            return
+        if stored.status == "removed":
+            raise ExpertError(
+                f"expert {name!r} version {stored.version} was removed; train or import it again"
+            )
+        with shelf.out_of_service(stored) as told:
+            yield told
+
+    def _evaluation(
+        self,
+        expert: str,
+        name: str,
+        questions: Sequence[GradedQuestion],
+        *,
+        against: Sequence[str],
+    ) -> ExpertEvaluation:
+        """What is made of the questions by the expert that is asked as `name`, and by others."""
+        (asked,) = self._answerer.shelf.require([name])
         named = dict.fromkeys(each for each in against if each not in (name, BASE))
         others = self._answerer.shelf.require(list(named))
         usable, dropped = self._usable(questions)
@@ -119,8 +156,8 @@ class ExpertEvaluator:
         }
         sources = [each.source for each in usable]
         return ExpertEvaluation(
-            expert=name,
-            version=expert.version,
+            expert=expert,
+            version=asked.version,
             questions=len(usable),
             sources=len(set(sources)),
             systems=_figures(name, measured, sources, seed=self._settings.seed),

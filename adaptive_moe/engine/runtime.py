@@ -324,19 +324,24 @@ class AdaptiveMoE(Teachable):
         name: str,
         data: Paths,
         *,
+        version: int | None = None,
         against: Sequence[str] | None = None,
         limit: int | None = None,
     ) -> ExpertEvaluation:
-        """An active expert beside the base and the experts `against`, up to eight if not named.
+        """An expert beside the base and the experts `against`, up to eight if not named.
 
-        `data` are JSON lines of prompt and answer, perhaps with `choices` and `answer_idx`, of
-        which `limit` are asked. Raises DataError naming file and line, and UnknownExpertError.
+        It is the active version or the one named, which need not serve. `data` are prompts and
+        answers as `read_questions` has them, of which `limit` are asked. Raises DataError naming
+        file and line, and UnknownExpertError.
         """
+        stored = None if version is None else self.store.get(name, version=version)
         questions = read_questions(as_paths(data))
         questions = questions if limit is None else tuple(evenly(questions, limit))
-        others = [each for each in self._shelf if each != name][:MOST_OTHERS]
+        if against is None:
+            others = [each for each in self._shelf if each != name][:MOST_OTHERS]
+            against = [name, *others] if name in self._shelf else others
         evaluator = ExpertEvaluator(self._answerer, self.settings.training)
-        return evaluator.evaluate(name, questions, against=others if against is None else against)
+        return evaluator.evaluate(name, questions, against=against, stored=stored)
 
     def pin_expert(self, name: str, *, pinned: bool = True) -> None:
         """Keep an active expert on the device until it is pinned no more."""

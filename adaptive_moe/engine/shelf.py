@@ -3,19 +3,18 @@
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Literal, final
+from dataclasses import replace
+from typing import final
 
 import numpy as np
 from jaxtyping import Float
 
 from adaptive_moe.engine.events import RoutedExpert
+from adaptive_moe.engine.expert import Activation, Expert, Trial
 from adaptive_moe.engine.states import StateReader
 from adaptive_moe.engine.verdicts import Verdicts, cluster_of
 from adaptive_moe.errors import BaseMismatchError, CorruptExpertError, RouterError, StoreError
 from adaptive_moe.experts.adapter_files import read_adapter, read_published
-from adaptive_moe.experts.manifest import Manifest
 from adaptive_moe.experts.store import ExpertRecord, Store
 from adaptive_moe.experts.weights import LoraWeights
 from adaptive_moe.gaps.evidence import Part
@@ -36,86 +35,14 @@ DOMAIN_FILE = "domain.safetensors"
 HELD_OUT_RIGHT = "held_out_right"
 HELD_OUT_TRIALS = "held_out_trials"
 HELD_OUT_BASE = "held_out_base_right"
-_NEWEST = "on trial"  # sorts behind every date
 _ASKED_OF_EACH, _ASKED_AT_MOST = 512, 4096  # rows of other experts that a boundary is drawn against
 _ROUTED_BY = frozenset({DOMAIN_FILE, ROWS_FILE, VECTORS_FILE})  # files checked before any is used
 _MOST_BYTES = 1 << 30  # of each
 _NO_RECORD = 0.5  # success rate of an expert that was never tried: the mean of Beta(1, 1)
 
-Activation = Literal["answer", "prompt"]
+__all__ = ["Activation", "Expert", "ExpertShelf", "Trial"]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Expert:
-    """One active expert. `gate` holds the figures with which it was admitted.
-
-    `numerics` tells the dtype and quantisation that its base had in training.
-    """
-
-    name: str
-    version: int
-    expert_id: str
-    status: str
-    label: str
-    activation: Activation
-    parameters: int
-    bytes: int
-    ranks: Mapping[str, int]
-    gate: Mapping[str, object]
-    folder: Path
-    numerics: Mapping[str, str | None]
-    created: str
-
-    @classmethod
-    def of(cls, record: ExpertRecord) -> "Expert":
-        """The expert that a store's record describes."""
-        return _expert(
-            record.name,
-            record.manifest,
-            version=record.version,
-            expert_id=record.expert_id,
-            status=record.status,
-            folder=record.folder,
-            created=record.created,
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A trained expert before the gate: it can be asked, but nobody else is routed to it.
-
-    `name` is what it will be called; `expert` goes by another one until then.
-    """
-
-    name: str
-    expert: Expert
-    manifest: Manifest
-    weights: LoraWeights
-    domain: Domain
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        manifest: Manifest,
-        *,
-        folder: Path,
-        weights: LoraWeights,
-        domain: Domain,
-    ) -> "Trial":
-        """The trial of what was staged in `folder`."""
-        expert = _expert(
-            f"{name} on trial",
-            manifest,
-            version=0,
-            expert_id=f"trial-{folder.name}",
-            status="trial",
-            folder=folder,
-            created=_NEWEST,
-        )
-        return cls(name, expert, manifest, weights, domain)
 
 
 @final
@@ -132,6 +59,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._experts: dict[str, Expert] = {}
         self._by_id: dict[str, Expert] = {}
         self._trials: dict[str, Trial] = {}
+        self._out_of_service: dict[str, Expert] = {}
         self._domains: dict[str, Domain | None] = {}
         self._moved: set[str] = set()
         self._refused: set[str] = set()
@@ -144,11 +72,7 @@ class ExpertShelf(Mapping[str, Expert]):
         self._refresh()
         if name in self._experts:
             return self._experts[name]
-        record = self._store.get(name)
-        raise BaseMismatchError(
-            f"expert {name!r} was trained on base {record.manifest.base_id[:19]}, this model is "
-            f"{self._base_id[:19]}; retrain it or load the other base"
-        )
+        raise self._mismatch(self._store.get(name))
 
     def __contains__(self, name: object) -> bool:
         self._refresh()
@@ -180,9 +104,29 @@ class ExpertShelf(Mapping[str, Expert]):
             del self._trials[trial.expert.name]
             self._forget(trial.expert.expert_id)
 
+    @contextmanager
+    def out_of_service(self, record: ExpertRecord) -> Iterator[str]:
+        """Let a stored version be asked, by the name told, though it does not serve.
+
+        Nobody is routed to it. Raises BaseMismatchError.
+        """
+        if record.manifest.base_id != self._base_id:
+            raise self._mismatch(record)
+        expert = Expert.of(record)
+        name = f"{record.name} v{record.version}"
+        self._out_of_service[name] = replace(expert, name=name)
+        try:
+            yield name
+        finally:
+            self._out_of_service.pop(name, None)
+            if expert.expert_id not in self._by_id:
+                self._forget(expert.expert_id)
+
     def find(self, name: str) -> Expert:
-        """An active expert or one on trial."""
-        return self._trials[name].expert if name in self._trials else self[name]
+        """An active expert, one on trial or one that is asked out of service."""
+        if name in self._trials:
+            return self._trials[name].expert
+        return self._out_of_service.get(name) or self[name]
 
     def require(self, names: Sequence[str]) -> tuple[Expert, ...]:
         """The named experts. Raises UnknownExpertError listing what there is."""
@@ -281,6 +225,12 @@ class ExpertShelf(Mapping[str, Expert]):
             self._refused.add(expert_id)
         self._stamp = None
 
+    def _mismatch(self, record: ExpertRecord) -> BaseMismatchError:
+        return BaseMismatchError(
+            f"expert {record.name!r} was trained on base {record.manifest.base_id[:19]}, this "
+            f"model is {self._base_id[:19]}; retrain it or load the other base"
+        )
+
     def _refresh(self) -> None:
         stamp = self._store.change_stamp()
         if stamp == self._stamp:
@@ -346,36 +296,6 @@ class ExpertShelf(Mapping[str, Expert]):
         questions = [row.question for row in self._rows(expert)]
         placed = fit_domain(domain.label, self._states(questions), self.whitening, seed=0)
         return replace(placed, boundary=domain.boundary)
-
-
-def _expert(
-    name: str,
-    manifest: Manifest,
-    *,
-    version: int,
-    expert_id: str,
-    status: str,
-    folder: Path,
-    created: str,
-) -> Expert:
-    modules = manifest.modules
-    return Expert(
-        name=name,
-        version=version,
-        expert_id=expert_id,
-        status=status,
-        label=manifest.label,
-        activation=manifest.activation,
-        parameters=sum(
-            module.rank * (module.in_features + module.out_features) for module in modules.values()
-        ),
-        bytes=sum(file.bytes for file in manifest.files.values()),
-        ranks={name: module.rank for name, module in modules.items()},
-        gate=manifest.gate,
-        folder=folder,
-        numerics=manifest.numerics,
-        created=created,
-    )
 
 
 def _arm(expert: Expert, domain: Domain, judged: tuple[tuple[float, float], ...] = ()) -> ExpertArm:

@@ -1,13 +1,19 @@
 """An expert's figures are those of its answers, and its lead is over the same questions."""
 
+import csv
 import json
 
 import numpy as np
+import pyarrow
 import pytest
+from pyarrow import parquet
 
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
-from adaptive_moe.errors import DataError, NoUsableRowsError, UnknownExpertError
+from adaptive_moe.engine.question_files import read_questions
+from adaptive_moe.errors import DataError, ExpertError, NoUsableRowsError, UnknownExpertError
+from adaptive_moe.experts.store import Store
+from tests.cli.running import run
 from tests.support.random_experts import store_of_three
 
 CITIES = ["Rome", "Paris", "Tokyo", "Madrid"]
@@ -25,8 +31,14 @@ ROWS = [
 
 
 @pytest.fixture(scope="module")
-def moe(tmp_path_factory):
-    store = store_of_three(tmp_path_factory.mktemp("evaluated"))
+def adapters(tmp_path_factory):
+    """The folder in which the three experts lie as adapters, beside their store."""
+    return tmp_path_factory.mktemp("evaluated")
+
+
+@pytest.fixture(scope="module")
+def moe(adapters):
+    store = store_of_three(adapters)
     with AdaptiveMoE.from_settings(load_settings(overrides=[f"store={store}"])) as runtime:
         yield runtime
 
@@ -143,3 +155,130 @@ def test_bad_choices_and_unknown_experts_are_refused(moe, data, tmp_path):
     bad = ROWS[0] | {"answer": "Lima", "answer_idx": None}
     with pytest.raises(DataError, match=r"bad.jsonl:1: nothing says which choice is right"):
         moe.evaluate_expert("one", write(tmp_path / "bad.jsonl", [bad]))
+
+
+def write_table(path, rows, delimiter):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [*rows[0]], delimiter=delimiter)
+        writer.writeheader()
+        cells = {"choices": json.dumps(CITIES)}
+        writer.writerows(row | {key: cells[key] for key in row if key in cells} for row in rows)
+
+
+def write_arrow(path, rows):
+    table = pyarrow.Table.from_pylist(rows)
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+
+
+FORMATS = {
+    "rows.jsonl": write,
+    "rows.ndjson": write,
+    "lines.json": write,
+    "list.json": lambda path, rows: path.write_text(json.dumps(rows, indent=1)),
+    "data.json": lambda path, rows: path.write_text(json.dumps({"data": rows})),
+    "rows.csv": lambda path, rows: write_table(path, rows, ","),
+    "rows.tsv": lambda path, rows: write_table(path, rows, "\t"),
+    "rows.parquet": lambda path, rows: parquet.write_table(
+        pyarrow.Table.from_pylist(rows), str(path)
+    ),
+    "rows.arrow": write_arrow,
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_questions_are_the_same_in_every_format(tmp_path, name):
+    FORMATS[name](tmp_path / name, ROWS)
+    read = read_questions([tmp_path / name])
+    assert [(each.question, each.answer, each.choices, each.right_choice) for each in read] == [
+        (row["prompt"], row["answer"], tuple(CITIES), place) for place, row in enumerate(ROWS)
+    ]
+    assert [each.source for each in read] == LANDS
+    assert all(each.where.startswith(f"{tmp_path / name}:") for each in read)
+
+
+def test_an_expert_is_measured_on_a_table(moe, data, tmp_path):
+    write_table(tmp_path / "pc.csv", ROWS[:1], ",")
+    found = moe.evaluate_expert("one", tmp_path / "pc.csv", against=[])
+    assert found == moe.evaluate_expert("one", data, against=[], limit=1)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"instruction": "What is the capital?", "input": "Of Spain.", "output": "Madrid"},
+        {"messages": [{"role": "user", "content": "What is the capital?\nOf Spain."},
+                      {"role": "assistant", "content": "Madrid"}]},
+        {"conversations": [{"from": "human", "value": "What is the capital?\nOf Spain."},
+                           {"from": "gpt", "value": "Madrid"}]},
+        {"question": "What is the capital?\nOf Spain.", "target": "Madrid"},
+    ],
+)  # fmt: skip
+def test_a_row_in_any_shape_that_asks_once_is_a_question(tmp_path, row):
+    (read,) = read_questions([write(tmp_path / "shape.jsonl", [row])])
+    assert (read.question, read.answer) == ("What is the capital?\nOf Spain.", "Madrid")
+
+
+def test_what_holds_no_questions_is_refused_with_what_is_read(tmp_path):
+    turns = [("user", "Hi"), ("assistant", "Yes?"), ("user", "Why?"), ("assistant", "So.")]
+    talk = {"messages": [{"role": role, "content": text} for role, text in turns]}
+    (tmp_path / "notes.md").write_text("# Capitals\n\nRome is the capital of Italy.\n")
+    write(tmp_path / "talk.jsonl", [talk])
+    (tmp_path / "ragged.csv").write_text("prompt,answer\nWho?,He\nWho,else?,She\n")
+    (tmp_path / "loose.csv").write_text("prompt,answer,choices\nWho?,He,He or she\n")
+    for name, reason in {
+        "notes.md": r"notes.md:1: not JSON: .*; questions come from \.arrow, \.csv, .*\.parquet",
+        "talk.jsonl": "talk.jsonl:1: .* a conversation of several turns",
+        "ragged.csv": "ragged.csv:3: 3 fields where the header has 2",
+        "loose.csv": "loose.csv:2: the choices are no list; write them as JSON",
+        ".": "is a folder; name the files",
+    }.items():
+        with pytest.raises(DataError, match=reason):
+            read_questions([tmp_path / name])
+
+
+def test_a_version_that_does_not_serve_is_measured_beside_the_one_that_does(moe, adapters, data):
+    serving = moe.store.get("two")
+    looked_at = moe.import_expert("two", adapters / "one", force=True)
+    assert (looked_at.version, looked_at.status) == (2, "quarantine")
+    found = moe.evaluate_expert("two", data, version=2, limit=1)
+    assert (found.expert, found.version) == ("two", 2)
+    own, _, active, same, _ = found.systems
+    names = [system.name for system in found.systems]
+    assert names == ["two v2", "base", "two", "one", "whole"]
+    assert own.loss == same.loss  # it has the weights of the expert one
+    assert own.loss != active.loss
+    assert moe.store.get("two") == serving  # nothing was activated
+    assert moe.store.get("two", version=2) == looked_at
+    with pytest.raises(UnknownExpertError, match="no version 3; name one of 1, 2"):
+        moe.evaluate_expert("two", data, version=3)
+    with pytest.raises(ExpertError):
+        moe.generate("Who?", experts=["two v2"])  # it was to be asked only meanwhile
+
+
+@pytest.mark.slow
+def test_what_was_quarantined_is_measured_and_what_was_removed_is_not(tmp_path, data):
+    path = store_of_three(tmp_path)
+    with AdaptiveMoE.from_settings(load_settings(overrides=[f"store={path}"])) as moe:
+        serving = moe.evaluate_expert("one", data, version=1, against=[])
+        assert [system.name for system in serving.systems] == ["one", "base"]
+        moe.store.quarantine(moe.store.get("one").expert_id, "its answers are wrong")
+        found = moe.evaluate_expert("one", data, version=1, against=[])
+        assert [system.name for system in found.systems] == ["one v1", "base"]
+        assert found.systems[0].loss == serving.systems[0].loss
+        moe.store.remove("one")
+        with pytest.raises(ExpertError, match="version 1 was removed; train or import it again"):
+            moe.evaluate_expert("one", data, version=1)
+
+
+@pytest.mark.slow
+def test_the_command_measures_a_version_on_a_table(tmp_path):
+    path = store_of_three(tmp_path)
+    write_table(tmp_path / "pc.csv", ROWS, ",")
+    words = ("experts", "evaluate", "one", "--version", 1, "--data", tmp_path / "pc.csv")
+    with Store(path) as store:
+        store.quarantine(store.get("one").expert_id, "its answers are wrong")
+    done = run(*words, "--store", path)
+    assert done.exit_code == 0
+    assert "one v1 on 4 questions of 4 sources" in done.stdout
+    assert "one v1 is better than" in done.stdout
