@@ -146,7 +146,7 @@ class Grower:
             material, synthesised, settings, listener=listener, cancelled=cancelled
         )
         taught = () if lessons is None else lessons.examples
-        split = split_examples(material, (*synthesised, *taught), settings, settings.seed)
+        split = split_examples(material, (*synthesised, *taught), settings)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
         spoken = in_conversation(
