@@ -22,7 +22,7 @@
     │   ├── NoUsableRowsError
     │   └── TooFewExamplesError
     ├── TrainingError (RuntimeError)
-    │   ├── DivergedError                          three non-finite steps in a row
+    │   ├── DivergedError                          loss not finite, or risen instead of fallen
     │   ├── TrainingInterruptedError               stopped on request; can be resumed
     │   └── TrainingProcessError                   its process ended without a word
     ├── TeacherError (OSError)                     whoever writes training examples fails to
@@ -127,7 +127,7 @@ class TrainingError(AdaptiveMoEError, RuntimeError):
 
 
 class DivergedError(TrainingError):
-    """Loss or gradients stayed non-finite."""
+    """Loss or gradients stayed non-finite, or the loss rose far instead of falling."""
 
 
 class TrainingInterruptedError(TrainingError):

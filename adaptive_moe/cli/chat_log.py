@@ -3,13 +3,14 @@
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import final
 
 import platformdirs
+from filelock import FileLock
 
 from adaptive_moe.errors import ConfigurationError
 
@@ -54,6 +55,41 @@ def append_json(path: Path, record: Mapping[str, object]) -> None:
             line = b"\n" + line
         file.write(line)
         os.fsync(descriptor)
+
+
+def replace_json(
+    path: Path, record: Mapping[str, object], *, replaces: Callable[[Mapping[str, object]], bool]
+) -> None:
+    """Add one JSON line in place of the earlier ones that it `replaces`; every other line stays.
+
+    The whole file takes the old one's place at once, and one writer waits for the other.
+    """
+    path = path.resolve()
+    with FileLock(path.with_name(f"{path.name}.lock"), mode=0o600):
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+        kept = [line for line in lines if not _is_replaced(line, replaces)]
+        if len(kept) == len(lines):
+            append_json(path, record)
+            return
+        if kept and not kept[-1].endswith(b"\n"):
+            kept[-1] += b"\n"
+        draft = path.with_name(f"{path.name}.{os.getpid()}.new")
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(b"".join(kept) + (json.dumps(record) + "\n").encode())
+            file.flush()
+            os.fsync(descriptor)
+        draft.replace(path)
+
+
+def _is_replaced(line: bytes, replaces: Callable[[Mapping[str, object]], bool]) -> bool:
+    """Lines that cannot be read, one that a crash cut short for instance, are left alone."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(record, dict) and replaces(record)
 
 
 @final

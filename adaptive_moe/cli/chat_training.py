@@ -1,10 +1,10 @@
 """Training from inside a conversation: always asked for, never started by what the model said."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adaptive_moe.cli.chat_log import append_json, state_folder
+from adaptive_moe.cli.chat_log import replace_json, state_folder
 from adaptive_moe.cli.progress import duration
 from adaptive_moe.cli.training_view import outcome_parts, teacher_line, train_with_bar
 from adaptive_moe.errors import ConfigurationError, DataError, GapError, TeacherError
@@ -19,9 +19,16 @@ _MEANWHILE = "It trains while you talk; /cancel stops it."
 
 
 def keep_correction(prompt: str, correction: str) -> Path:
-    """Write down the right answer as training material."""
+    """Write down the right answer as training material; an earlier one to the prompt goes."""
+    from adaptive_moe.training.material import wording_key
+
+    asked = wording_key(prompt)
+
+    def is_earlier(record: Mapping[str, object]) -> bool:
+        return wording_key(str(record.get("prompt"))) == asked
+
     file = state_folder() / _CORRECTIONS
-    append_json(file, {"prompt": prompt, "response": correction})
+    replace_json(file, {"prompt": prompt, "response": correction}, replaces=is_earlier)
     return file
 
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from adaptive_moe.measures.statistics import Interval
     from adaptive_moe.training.gate import GateReport
     from adaptive_moe.training.guarding import GuardFigures
-    from adaptive_moe.training.held_out import HeldOutFigures
+    from adaptive_moe.training.held_out import HeldOutFigures, VersionFigures
     from adaptive_moe.training.retrieval import RetrievalFigures
     from adaptive_moe.training.side_effects import ForgettingFigures, RoutedFigures
+    from adaptive_moe.training.splits import Metric
 
 
 def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
@@ -29,16 +30,28 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
     if report.other is not None:
         _add_held_out(table, report.other, decides=False)
     if report.versions is not None:
-        table.add_row(
-            f"against version {report.versions.version}", f"{report.versions.examples:,}", "", "",
-            _difference(report.versions.gain),
-        )  # fmt: skip
+        _add_versions(table, report.versions, report.held_out.metric)
     _add_routed(table, report.routed)
     _add_guard(table, "known questions, routed", report.guard, report.guard_limit)
     _add_guard(table, "known questions, forced", report.guard_forced, None)
     _add_forgetting(table, report.forgetting)
     _add_retrieval(table, report.retrieval)
-    return (table, *(Text(f"  {clean_line(reason)}", style="red") for reason in report.reasons))
+    return (
+        table,
+        *(Text(f"  {clean_line(reason)}", style="red") for reason in report.reasons),
+        *(Text(f"  {warning}", style="yellow") for warning in _warnings(report)),
+    )
+
+
+def _warnings(report: "GateReport") -> list[str]:
+    """What to know of an expert that is admitted nevertheless."""
+    held_out, told = report.held_out, []
+    if report.accepted and held_out.exact_after == 0:
+        told.append(
+            f"None of its {held_out.examples:,} held-out answers is exactly right; it was admitted "
+            "because they became more probable. Try some questions before you rely on it."
+        )
+    return told
 
 
 def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> None:
@@ -52,6 +65,23 @@ def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> No
     table.add_row(
         f"{name}: loss, nats/token", "", f"{found.loss_before:.3f}", f"{found.loss_after:.3f}",
         loss, style=style,
+    )  # fmt: skip
+
+
+def _add_versions(table: Table, found: "VersionFigures", metric: "Metric") -> None:
+    """The version that serves until now stands under `before`."""
+    shown = _difference(found.gain)
+    if found.taught:
+        shown += f"; version {found.version} was taught {found.taught:,} of them"
+    exact, loss = (shown, "") if metric == "exact" else ("", shown)
+    name = f"against version {found.version}"
+    table.add_row(
+        f"{name}: right answers", f"{found.examples:,}",
+        _share(found.exact_before), _share(found.exact_after), exact,
+    )  # fmt: skip
+    table.add_row(
+        f"{name}: loss, nats/token", "", f"{found.loss_before:.3f}", f"{found.loss_after:.3f}",
+        loss,
     )  # fmt: skip
 
 

@@ -150,7 +150,7 @@ class Grower:
         taught = () if lessons is None else lessons.examples
         language_model = self._answerer.language_model
         fitted = fit_to_context(language_model, material, (*synthesised, *taught))
-        split = split_examples(fitted.material, fitted.examples, settings, settings.seed)
+        split = split_examples(fitted.material, fitted.examples, settings)
         layers = self._layers(settings)
         plan = self._plan(layers, settings, split.train)
         spoken = in_conversation(

@@ -48,7 +48,7 @@ class Score:
 def split_of(material: Material) -> Split:
     """The same examples on the same sides for every trial."""
     read = read_material(material.paths, limit=material.limit)
-    return split_examples(read, synthesise(read.passages, seed=0), TrainingSettings(), 0)
+    return split_examples(read, synthesise(read.passages, seed=0), TrainingSettings())
 
 
 def train_and_score(

@@ -28,7 +28,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
     settings = TrainingSettings(rank=plan.rank, max_steps=_STEPS, evaluate_every=_STEPS)
     material = read_material([pack_path(pack_names()[0])])
     examples = synthesise(material.passages, seed=plan.seed)
-    split = split_examples(material, examples, settings, plan.seed)
+    split = split_examples(material, examples, settings)
     figures = []
     try:
         for strategy in STRATEGIES:

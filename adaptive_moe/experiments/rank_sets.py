@@ -74,8 +74,8 @@ def load_set(word: str) -> StudySet:
 def _documents(name: str, about: str, material: Material) -> StudySet:
     """Every fact is tested, in one question of a form that neither taught nor chose anything."""
     examples = synthesise(material.passages, seed=_SEED, forms_per_fact=_FORMS_PER_FACT)
-    split = split_examples(material, examples, TrainingSettings(split="recall"), _SEED)
-    judging = held_out_forms(_SEED) - selection_forms(_SEED)
+    split = split_examples(material, examples, TrainingSettings(split="recall"))
+    judging = held_out_forms() - selection_forms()
     test = tuple(example for example in examples if example.form in judging)
     return StudySet(name, about, split.train, split.selection, test)
 
@@ -110,6 +110,6 @@ def _example(fact: KnownFact, text: str, form: str) -> Example:
 
 def _rows(name: str, material: Material) -> StudySet:
     """Every row is taught as it stands, and asked for in other words."""
-    split = split_examples(material, (), TrainingSettings(split="recall"), _SEED)
+    split = split_examples(material, (), TrainingSettings(split="recall"))
     about = f"{len(material.rows):,} rows of an external set, asked for in other words"
     return StudySet(name, about, split.train, split.selection, split.held_out)

@@ -1,7 +1,8 @@
 """New questions as they come up in a chat: after others and their answers."""
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import replace
 
 from adaptive_moe.training.rows import Turn
@@ -10,6 +11,7 @@ from adaptive_moe.training.synthesis import Example, examples_hash
 
 _MOST_EXCHANGES = 3
 _KNOWN = 0.5  # share of the exchanges that are about what the base knows
+_COMMON = 0.2  # share of the questions that an answer is given to
 _LONGEST = 200  # characters of an exchange; longer ones would cost more than they teach
 
 
@@ -24,16 +26,18 @@ def in_conversation(
     """All examples in their order, `share` of the single questions after earlier exchanges.
 
     Those are one to three short questions with their answers, of `known` and of examples of other
-    facts. Trained on single questions alone, an expert takes those of a chat for something else.
-    What is no longer one that `fits` stays single.
+    facts, with other answers but for common ones. Trained on single questions alone, an expert
+    takes those of a chat for something else. What is no longer one that `fits` stays single.
     """
     chance = random.Random(f"conversations {seed}")  # noqa: S311  not for security
     single = [index for index, each in enumerate(examples) if len(each.prompt) == 1]
     short = [examples[index] for index in single if _is_short(examples[index])]
+    said = Counter(each.answer for each in short)
+    common = {answer for answer, count in said.items() if count > _COMMON * len(short)}
     spoken = list(examples)
     for index in chance.sample(single, round(share * len(single))):
         each = examples[index]
-        behind = replace(each, prompt=(*_before(each, short, known, chance), *each.prompt))
+        behind = replace(each, prompt=(*_before(each, short, known, common, chance), *each.prompt))
         spoken[index] = behind if fits(behind) else each
     return tuple(spoken)
 
@@ -51,21 +55,27 @@ def _is_short(example: Example) -> bool:
     return len(example.prompt[0][1]) + len(example.answer) <= _LONGEST
 
 
+def _may_precede(other: Example, example: Example, common: Container[str]) -> bool:
+    same = other.answer == example.answer
+    return other.fact != example.fact and (not same or other.answer in common)
+
+
 def _before(
     example: Example,
     short: Sequence[Example],
     known: Sequence[tuple[str, str]],
+    common: Container[str],
     chance: random.Random,
 ) -> Iterator[Turn]:
-    """The turns of the exchanges; another one about the example's own fact would tell its answer.
+    """The turns of the exchanges, of other facts.
 
-    Equal answers of other facts stay as frequent as they are. Without them an expert of few
-    answers, such as yes and no, would learn that the right one is what has not been said.
+    One with the example's own answer would tell it. A `common` answer may come all the same: an
+    expert of few answers, such as yes and no, would learn that what has been said is wrong.
     """
     for _ in range(chance.randint(1, _MOST_EXCHANGES)):
         if known and chance.random() < _KNOWN:
             question, answer = chance.choice(known)
-        elif short and (other := chance.choice(short)).fact != example.fact:
+        elif short and _may_precede(other := chance.choice(short), example, common):
             question, answer = other.prompt[0][1], other.answer
         else:
             continue

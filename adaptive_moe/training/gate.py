@@ -50,7 +50,7 @@ class GateReport:
 
     `other` is the split that was not chosen, where the material offers it. `guard` is None when
     `training.guard_prompts` is 0; `guard_forced` when forced answers were not asked for;
-    `versions` when no version of this name serves, or too few held-out questions are new to it.
+    `versions` when no version of this name serves.
     `routed` and `forgetting` are asked with routing automatic, as the guard is.
     """
 
@@ -142,10 +142,17 @@ def _held_out_reasons(figures: HeldOutFigures) -> list[str]:
 def _version_reasons(versions: VersionFigures | None, metric: Metric) -> list[str]:
     if versions is None or versions.gain.high >= 0:
         return []
+    asked = f"{versions.examples} held-out questions"
+    if versions.taught:
+        asked += (
+            f", of which it was taught {versions.taught}: too few are new to both versions for a "
+            "fair comparison"
+        )
+    else:
+        asked += " that it was not taught"
     reason = (
         f"version {versions.version}, which serves, is better by {-versions.gain.mean:.3f} "
-        f"{_UNITS[metric]} (95 %: {-versions.gain.high:.3f} to {-versions.gain.low:.3f}) on "
-        f"{versions.examples} held-out questions that it was not taught"
+        f"{_UNITS[metric]} (95 %: {-versions.gain.high:.3f} to {-versions.gain.low:.3f}) on {asked}"
     )
     return [reason]
 

@@ -14,13 +14,14 @@ from adaptive_moe.measures.statistics import Interval, paired_bootstrap
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import EncodedExample, encode_examples
+from adaptive_moe.training.material import question_key
 from adaptive_moe.training.splits import METRICS, Metric, Split, SplitName
 from adaptive_moe.training.steps import ExampleScore, score_examples
 from adaptive_moe.training.synthesis import Example
 
 _CONFIDENCE = 0.95
 _RESAMPLES = 2000
-_FEWEST_COMPARED = 4  # facts or sources that a new version and an old one must both meet anew
+_FEWEST_COMPARED = 4  # facts or sources, for a comparison on what is new to both versions alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +67,21 @@ class Predecessor:
 
 @dataclass(frozen=True, slots=True)
 class VersionFigures:
-    """What a new version gains over the one that serves, on questions that neither was taught.
+    """What a new version gains over the one that serves.
 
-    What an imported version was taught is not known.
+    Measured on held-out questions that neither was taught, `taught` is 0; where these are too few,
+    on all that are held out for the new version, of which the other was taught `taught`: that one
+    then has the advantage. What an imported version was taught is not known. `*_before` are the
+    serving version's figures, as in `HeldOutFigures`.
     """
 
     version: int
     examples: int
+    taught: int
+    exact_before: float
+    exact_after: float
+    loss_before: float
+    loss_after: float
     gain: Interval
 
 
@@ -90,26 +99,26 @@ class Measure:
         """Before and after on one held-out set, by the metric of its split."""
         usable, before, after = self.scores(examples)
         metric = METRICS[split]
-        tokens = sum(score.tokens for score in before)
         return HeldOutFigures(
             split=split,
             metric=metric,
             examples=len(usable),
-            exact_before=float(np.mean([score.exact for score in before])),
-            exact_after=float(np.mean([score.exact for score in after])),
-            loss_before=sum(score.loss for score in before) / tokens,
-            loss_after=sum(score.loss for score in after) / tokens,
+            exact_before=_share_exact(before),
+            exact_after=_share_exact(after),
+            loss_before=_mean_loss(before),
+            loss_after=_mean_loss(after),
             improved=sum(new.loss < old.loss for old, new in zip(before, after, strict=True)),
             gain=self._gain(usable, before, after, metric),
         )
 
-    def gain_over(self, predecessor: Predecessor, split: Split) -> VersionFigures | None:
+    def gain_over(self, predecessor: Predecessor, split: Split) -> VersionFigures:
         """The same comparison with an earlier version where the base stands in `held_out`."""
-        pairs = zip(*self._usable(split.held_out), strict=True)
-        fresh = [pair for pair in pairs if pair[0].prompt[-1][1] not in predecessor.taught]
-        usable, encoded = [each for each, _ in fresh], [each for _, each in fresh]
-        if len({each.fact for each in usable}) < _FEWEST_COMPARED:
-            return None
+        pairs = list(zip(*self._usable(split.held_out), strict=True))
+        taught = set(map(question_key, predecessor.taught))
+        fresh = [pair for pair in pairs if question_key(pair[0].prompt[-1][1]) not in taught]
+        is_fair = len({each.fact for each, _ in fresh}) >= _FEWEST_COMPARED
+        compared = fresh if is_fair else pairs
+        usable, encoded = [each for each, _ in compared], [each for _, each in compared]
         old, new = (
             score_examples(weights, self._loss(encoded, activation), self.settings)
             for weights, activation in (
@@ -117,8 +126,16 @@ class Measure:
                 (self.weights, self.settings.activation),
             )
         )
-        gain = self._gain(usable, old, new, METRICS[split.name])
-        return VersionFigures(predecessor.version, len(usable), gain)
+        return VersionFigures(
+            version=predecessor.version,
+            examples=len(compared),
+            taught=0 if is_fair else len(pairs) - len(fresh),
+            exact_before=_share_exact(old),
+            exact_after=_share_exact(new),
+            loss_before=_mean_loss(old),
+            loss_after=_mean_loss(new),
+            gain=self._gain(usable, old, new, METRICS[split.name]),
+        )
 
     def scores(
         self, examples: Sequence[Example]
@@ -160,6 +177,15 @@ class Measure:
             resamples=_RESAMPLES,
             seed=self.seed,
         )
+
+
+def _share_exact(scores: Sequence[ExampleScore]) -> float:
+    return float(np.mean([score.exact for score in scores]))
+
+
+def _mean_loss(scores: Sequence[ExampleScore]) -> float:
+    """Mean nats per answer token."""
+    return sum(score.loss for score in scores) / sum(score.tokens for score in scores)
 
 
 def _gains(

@@ -117,7 +117,7 @@ def write_lessons(
 
     A direct answer must stand in the passage (`is_grounded`), an implied one must be made of its
     words; with `round_trip` the teacher, asked again with the passage, must answer alike. Of the
-    three taught forms one is held out by `seed` and kept only for what another form teaches.
+    three taught forms one is held out and kept only for what another form teaches.
     Restated facts become questions by the rules. `tell` gets how many passages of how many are
     done, at first none. The same replies give the same examples. Raises TeacherError, and
     TrainingInterruptedError between two batches.
@@ -279,7 +279,7 @@ class _Writer:
 
     def _taught(self, candidates: Sequence[_Candidate]) -> Iterator[Example]:
         """Examples; in the held-out form only for facts that another form teaches."""
-        held_out = held_out_taught_form(self._seed)
+        held_out = held_out_taught_form()
         taught = {each.fact for each in candidates if each.form not in (held_out, IMPLIED)}
         for candidate in candidates:
             if candidate.form != held_out or candidate.fact in taught:

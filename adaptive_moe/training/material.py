@@ -24,10 +24,12 @@ __all__ = [
     "material_digest",
     "question_key",
     "read_material",
+    "wording_key",
 ]
 
 HELD_OUT_FILES = ("questions.jsonl", "development.jsonl")
 _DOCUMENTS_FOLDER = "documents"
+_CLOSING_MARKS = ".?!…"
 # What `Dataset.save_to_disk` writes beside its rows.
 _DATA_SET_NOTES = ("dataset_info.json", "dataset_dict.json", "state.json")
 
@@ -60,7 +62,8 @@ class _Harvest:
     passages: list[Passage] = field(default_factory=list)
     dropped: list[tuple[str, int, str]] = field(default_factory=list)
     shapes: Counter[str] = field(default_factory=Counter)
-    answers: dict[tuple[Turn, ...], Row] = field(default_factory=dict)  # by what was asked
+    prompts: set[tuple[Turn, ...]] = field(default_factory=set)
+    answers: dict[tuple[Turn, ...], Row] = field(default_factory=dict)  # by `_asked`
     examples: int = 0
     held_out: list[int] = field(default_factory=list)  # rows of the file that is being read
 
@@ -103,6 +106,17 @@ def question_key(text: str) -> str:
     """A hash that is equal for texts with the same words, whatever their case and punctuation."""
     words = re.findall(r"[^\W_]+", text.casefold())
     return hashlib.sha256(" ".join(words).encode()).hexdigest()
+
+
+def wording_key(text: str) -> str:
+    """Equal for texts that differ in case, spaces or closing marks alone.
+
+    Other marks count, as a question may come down to one: 3 + 4 is not 3 - 4.
+    """
+    parts = re.findall(r"\w+|[^\w\s]", text.casefold())
+    while len(parts) > 1 and parts[-1] in _CLOSING_MARKS:
+        parts.pop()
+    return " ".join(parts)
 
 
 def material_digest(rows: Sequence[Row], passages: Sequence[Passage]) -> str:
@@ -196,10 +210,12 @@ def _take_record(record: object, problem: str, place: tuple[str, int], harvest: 
             harvest.held_out.append(line)
             raise RowError("this question is held out for measuring and cannot be trained on")
         _check_agreement(rows, harvest.answers)
-        fresh = [row for row in rows if row.prompt not in harvest.answers]
+        fresh = [row for row in rows if row.prompt not in harvest.prompts]
         if not fresh:
             raise RowError("the same prompt and answer stand further up")
-        harvest.answers |= {row.prompt: row for row in fresh}
+        harvest.prompts |= {row.prompt for row in fresh}
+        for row in fresh:
+            harvest.answers.setdefault(_asked(row), row)
         harvest.rows += fresh
         harvest.examples += len(fresh)
     harvest.shapes[shape] += 1
@@ -208,11 +224,16 @@ def _take_record(record: object, problem: str, place: tuple[str, int], harvest: 
 def _check_agreement(rows: Sequence[Row], answers: Mapping[tuple[Turn, ...], Row]) -> None:
     """Nobody can learn two answers to one question; the first stays."""
     for row in rows:
-        earlier = answers.get(row.prompt, row)
+        earlier = answers.get(_asked(row), row)
         if earlier.answer != row.answer:
             raise RowError(
                 f"it answers the question of {earlier.file}, row {earlier.line}, otherwise"
             )
+
+
+def _asked(row: Row) -> tuple[Turn, ...]:
+    *before, (role, text) = row.prompt
+    return (*before, (role, wording_key(text)))
 
 
 def _check_usable(harvest: _Harvest, named: Sequence[Path]) -> None:

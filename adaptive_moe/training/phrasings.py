@@ -111,21 +111,24 @@ _ASIDE_FIRST = 0.7  # of the whole sentences beside a question
 _DROPPED = 0.4  # of the words that may go when a question is thinned
 
 
-def held_out_forms(seed: int) -> frozenset[str]:
-    """The whole forms that no training question may have; the same for every training of a seed.
+@lru_cache
+def held_out_forms() -> frozenset[str]:
+    """The whole forms that no training question may have, whatever the training's seed.
 
-    Chosen from the fixed lists alone, before any document is looked at.
+    Drawn from the fixed lists alone, before any document is looked at; the same for all trainings,
+    so that an expert's versions can be compared in forms that none of them was taught.
     """
-    chance = random.Random(f"held-out forms {seed}")  # noqa: S311  not for security
+    chance = random.Random("held-out forms 0")  # noqa: S311  not for security
     chosen: set[str] = set()
     for group in (FORMS, DEFINITION_FORMS):
         chosen.update(chance.sample(sorted(group), max(2, round(_HELD_OUT_SHARE * len(group)))))
     return frozenset(chosen)
 
 
-def selection_forms(seed: int) -> frozenset[str]:
+@lru_cache
+def selection_forms() -> frozenset[str]:
     """Every other held-out form: these choose a training's weights, the rest judge them."""
-    held_out = held_out_forms(seed)
+    held_out = held_out_forms()
     groups = (sorted(held_out & set(group)) for group in (FORMS, DEFINITION_FORMS))
     return frozenset(form for forms in groups for form in forms[::2])
 

@@ -61,7 +61,7 @@ def _reworded(facts: Sequence[Fact], said: Sequence[Clause]) -> Iterator[Example
 def _asked(fact: Fact, seed: int) -> Iterator[Example]:
     """The fact in a few of the rules' own forms, never in one that is held out."""
     chance = random.Random(f"restated {seed} {fact.key}")  # noqa: S311  not for security
-    usable = [form for form in FORMS if "{kind}" not in form and form not in held_out_forms(seed)]
+    usable = [form for form in FORMS if "{kind}" not in form and form not in held_out_forms()]
     for form in chance.sample(usable, min(_QUESTIONS, len(usable))):
         question = form.replace("{relation}", fact.relation).replace(SUBJECT, fact.subject)
         yield _example(question[:1].upper() + question[1:], fact)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -28,6 +28,7 @@ _MAX_HELD_OUT = 400  # examples that are generated for or scored at every evalua
 _MIN_HELD_OUT = 4
 _MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
 _TOLD = 3  # dropped rows in an error
+_COMPLETIONS_HELD_OUT = 0.1  # of sentences to complete, which have one form only
 _SHINGLE = 5  # words; near copies share most of their shingles
 _NEAR_COPY = 0.8  # Jaccard similarity
 
@@ -37,7 +38,9 @@ class Split:
     """Training and held-out examples, and how they were parted.
 
     recall: every fact is taught, whole question forms are held out. generalise: whole sources
-    (or questions with their near copies) are held out. The trainer chooses its weights by
+    (or questions with their near copies) are held out. Which ones hangs on their names alone, not
+    on a seed or on what else there is: a later version of an expert, of more material too, holds
+    out the same ones again and some of the new. The trainer chooses its weights by
     `selection`; `held_out` is the gate's alone and shares no form or source with it, except where
     there is too little to part: then both are the same. `other` holds what the material offers
     for the split that was not chosen; it is not trained on either. `digest` is the SHA-256 of
@@ -58,7 +61,7 @@ class Split:
 
 
 def split_examples(
-    material: Material, synthesised: Sequence[Example], settings: TrainingSettings, seed: int
+    material: Material, synthesised: Sequence[Example], settings: TrainingSettings
 ) -> Split:
     """Split by the data's shape, or as `settings.split` says.
 
@@ -66,25 +69,24 @@ def split_examples(
     Raises TooFewExamplesError where fewer than `settings.min_examples` are left to learn from, or
     nothing to measure on.
     """
-    chance = random.Random(f"split {seed}")  # noqa: S311  not for security
     by_rules = {example.fact for example in synthesised if not _by_teacher(example)}
     stated = len(by_rules or {example.fact for example in synthesised})
     fitting: SplitName = "recall" if stated and stated >= len(material.rows) else "generalise"
     name: SplitName = fitting if settings.split == "auto" else settings.split
-    facts, fact_tests = _split_by_form(synthesised, seed, material.reserved)
+    facts, fact_tests = _split_by_form(synthesised, material.reserved)
     facts = [each for each in facts if _question(each) not in material.reserved]
     if name == "recall" and not synthesised:
-        rows, fact_tests, row_tests = _split_rows_by_form(material.rows, chance)
+        rows, fact_tests, row_tests = _split_rows_by_form(material.rows)
     elif name == "generalise" and not material.rows:
-        facts, row_tests = _split_by_fact(facts, settings.held_out_fraction, chance)
+        facts, row_tests = _split_by_fact(facts, settings.held_out_fraction)
         rows, fact_tests = [], []
     else:
-        rows, row_tests = _split_by_source(material.rows, settings.held_out_fraction, chance)
+        rows, row_tests = _split_by_source(material.rows, settings.held_out_fraction)
     train = (*facts, *rows)
     tests, other = (fact_tests, row_tests) if name == "recall" else (row_tests, fact_tests)
-    tests = _at_most(tests, chance)
+    tests = _at_most(tests)
     _check_counts(train, tests, settings, material.dropped)
-    selection, held_out = _in_two(tests, seed)
+    selection, held_out = _in_two(tests)
     digest = _digest(train, selection, held_out)
     return Split(name, train, tuple(selection), tuple(held_out), digest, tuple(other))
 
@@ -112,13 +114,13 @@ def row_example(row: Row) -> Example:
 
 
 def _split_by_form(
-    examples: Sequence[Example], seed: int, reserved: frozenset[str]
+    examples: Sequence[Example], reserved: frozenset[str]
 ) -> tuple[list[Example], list[Example]]:
     """Held-out forms measure; training questions that equal a measured one are dropped."""
-    forms = held_out_forms(seed) | {held_out_taught_form(seed)}
+    forms = held_out_forms() | {held_out_taught_form()}
     tests = [example for example in examples if example.form in forms]
-    if examples and not tests:  # sentences to complete have one form only
-        return _split_by_fact(examples, 0.1, random.Random(seed))  # noqa: S311
+    if examples and not tests:
+        return _split_by_fact(examples, _COMPLETIONS_HELD_OUT)
     measured = reserved | {_question(example) for example in tests}
     train = [
         example
@@ -129,12 +131,12 @@ def _split_by_form(
 
 
 def _split_by_fact(
-    examples: Sequence[Example], fraction: float, chance: random.Random
+    examples: Sequence[Example], fraction: float
 ) -> tuple[list[Example], list[Example]]:
     """Whole facts on either side."""
-    facts = sorted({example.fact for example in examples})
+    facts = _drawn({example.fact for example in examples})
     count = min(max(1, round(fraction * len(facts))), len(facts) - 1)
-    chosen = set(chance.sample(facts, max(0, count)))
+    chosen = set(facts[: max(0, count)])
     tests = [example for example in examples if example.fact in chosen]
     measured = {_stated(each) for each in tests}
     taught = {_stated(each) for each in tests if _by_teacher(each)}
@@ -158,7 +160,7 @@ def _by_teacher(example: Example) -> bool:
 
 
 def _split_rows_by_form(
-    rows: Sequence[Row], chance: random.Random
+    rows: Sequence[Row],
 ) -> tuple[list[Example], list[Example], list[Example]]:
     """Every row is taught as written; one of its own other wordings, or a reworded one, measures.
 
@@ -170,7 +172,7 @@ def _split_rows_by_form(
     train, tests = [], []
     for alike in by_answer.values():
         several = len(alike) > _MIN_WORDINGS and len({row.group for row in alike}) == 1
-        held_out = chance.choice(alike) if several else None
+        held_out = min(alike, key=_lot_of_row) if several else None
         train += [row_example(row) for row in alike if row is not held_out]
         tests += [
             row_example(held_out) if held_out is not None else _reworded(row)
@@ -187,32 +189,28 @@ def _reworded(row: Row) -> Example:
     return Example(prompt, row.answer, example.fact, "reworded", row.file, row.line)
 
 
-def _split_by_source(
-    rows: Sequence[Row], fraction: float, chance: random.Random
-) -> tuple[list[Example], list[Example]]:
+def _split_by_source(rows: Sequence[Row], fraction: float) -> tuple[list[Example], list[Example]]:
     """Whole groups on either side, until about `fraction` of the rows is held out.
 
     Where a few texts are all that is asked about, so that none can be spared, their questions are
     parted.
     """
-    train, held_out = _parted(rows, _groups(rows, str), fraction, chance)
+    train, held_out = _parted(rows, _groups(rows, str), fraction)
     if held_out:
         return train, held_out
-    return _parted(rows, _groups(rows, asked_in), fraction, chance)
+    return _parted(rows, _groups(rows, asked_in), fraction)
 
 
 def _parted(
-    rows: Sequence[Row], names: Sequence[str], fraction: float, chance: random.Random
+    rows: Sequence[Row], names: Sequence[str], fraction: float
 ) -> tuple[list[Example], list[Example]]:
     groups: dict[str, list[Example]] = defaultdict(list)
     for row, group in zip(rows, names, strict=True):
         groups[group].append(replace(row_example(row), fact=group))
-    order = sorted(groups)
-    chance.shuffle(order)
     wanted = min(round(fraction * len(rows)), _MAX_HELD_OUT)
     held_out: list[Example] = []
     train: list[Example] = []
-    for group in order:
+    for group in _drawn(groups):
         small_enough = len(held_out) + len(groups[group]) <= max(wanted, 1) * 1.5
         (held_out if len(held_out) < wanted and small_enough else train).extend(groups[group])
     return train, held_out
@@ -246,20 +244,22 @@ def _near_copies(asked: dict[str, str]) -> dict[str, str]:
     return alias
 
 
-def _at_most(examples: Sequence[Example], chance: random.Random) -> list[Example]:
+def _at_most(examples: Sequence[Example]) -> list[Example]:
     if len(examples) <= _MAX_HELD_OUT:
         return list(examples)
+    chance = random.Random("split 0")  # noqa: S311  not for security
     chosen = sorted(chance.sample(range(len(examples)), _MAX_HELD_OUT))
     return [examples[index] for index in chosen]
 
 
-def _in_two(tests: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+def _in_two(tests: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """To choose weights by, and to judge them by: by form, else by fact or source.
 
     Where either part would be too small to measure on, both are everything.
     """
-    forms = selection_forms(seed)
-    sources = set(sorted({each.fact for each in tests})[::2])
+    forms = selection_forms()
+    facts = _drawn({each.fact for each in tests}, purpose="selection")
+    sources = set(facts[: (len(facts) + 1) // 2])
     for chosen in (
         [each.form in forms for each in tests],
         [each.fact in sources for each in tests],
@@ -269,6 +269,19 @@ def _in_two(tests: Sequence[Example], seed: int) -> tuple[list[Example], list[Ex
         if min(len(selection), len(held_out)) >= _MIN_HELD_OUT:
             return selection, held_out
     return list(tests), list(tests)
+
+
+def _drawn(names: Iterable[str], *, purpose: str = "held out") -> list[str]:
+    """The names in the order of their lots; those that join or leave do not change the others'."""
+    return sorted(names, key=lambda name: _lot(name, purpose))
+
+
+def _lot(name: str, purpose: str) -> str:
+    return hashlib.sha256(f"{purpose} {name}".encode()).hexdigest()
+
+
+def _lot_of_row(row: Row) -> str:
+    return _lot(question_key(row.prompt[-1][1]), "held out")
 
 
 def _question(example: Example) -> str:

@@ -63,8 +63,8 @@ def synthesise(
 ) -> tuple[Example, ...]:
     """Questions for every fact: about `forms_per_fact` to learn, two more in held-out forms.
 
-    Forms of `held_out_forms(seed)` appear in those two only, one of `selection_forms(seed)` and
-    one of the others. Text without any fact becomes
+    Forms of `held_out_forms()` appear in those two only, one of `selection_forms()` and one of
+    the others. Text without any fact becomes
     sentences to complete. The same passages and seed give the same examples.
     """
     base = extract_facts(passages)
@@ -108,8 +108,8 @@ class _Writer:
         }
         self._relations_of = Counter(fact.subject for fact in base.facts)
         self._associated = base.associated
-        self._held_out = held_out_forms(seed)
-        self._selecting = selection_forms(seed)
+        self._held_out = held_out_forms()
+        self._selecting = selection_forms()
         self._seed = seed
 
     def examples(self, fact: Fact, *, count: int) -> Iterator[Example]:

@@ -1,4 +1,4 @@
-"""The forms in which a teacher asks for facts; which of them only measures is drawn by the seed."""
+"""The forms in which a teacher asks for facts; one of them only measures."""
 
 import random
 
@@ -13,7 +13,7 @@ TEACHERS_FORMS = frozenset({*TAUGHT_FORMS, REWRITTEN, IMPLIED})
 """Of whatever a teacher had a part in."""
 
 
-def held_out_taught_form(seed: int) -> str:
-    """The one of `TAUGHT_FORMS` that no training of this seed learns from."""
-    chance = random.Random(f"held-out taught form {seed}")  # noqa: S311  not for security
+def held_out_taught_form() -> str:
+    """The one of `TAUGHT_FORMS` that no training learns from, whatever its seed."""
+    chance = random.Random("held-out taught form 0")  # noqa: S311  not for security
     return chance.choice(sorted(TAUGHT_FORMS))

@@ -23,6 +23,7 @@ from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from adaptive_moe.training.divergence import check_convergence, steps_in_a_row
 from adaptive_moe.training.encoding import EncodedSet, encode_examples
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.ranks import RankPlan
@@ -61,7 +62,8 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
     `checkpoint` is a folder: a training of the same inputs found there goes on where it stopped
     and, with as many threads, ends in the same weights; a finished one is kept as well, until
     whoever uses the result calls `remove_checkpoint`. Raises TooFewExamplesError, DivergedError
-    after three non-finite steps in a row, TrainingInterruptedError when `cancelled()` says so (the
+    after three non-finite steps in a row or where the loss rose instead of falling
+    (`check_convergence`), TrainingInterruptedError when `cancelled()` says so (the
     checkpoint is written first), and InsufficientMemoryError when not even one example fits.
     """
     encoded = encode_examples(language_model, examples)
@@ -82,6 +84,7 @@ def train_lora(  # noqa: PLR0913  its inputs, nothing bundled to look like fewer
         if checkpoint is not None:
             run.save(checkpoint)
         raise
+    run.check()
     if checkpoint is not None:
         run.save(checkpoint)
     return run.result()
@@ -106,6 +109,9 @@ class _State:
     reading_seconds: float = 0.0
     skipped: int = 0
     skipped_in_a_row: int = 0
+    first_loss: float | None = None  # of the first step: the base's on those examples
+    peak_loss: float = 0.0  # the highest mean of a few steps in a row
+    latest: list[float] = dataclasses.field(default_factory=list)  # losses of those steps
     stale: int = 0
     best_step: int = 0
     losses: list[float] = dataclasses.field(default_factory=list)
@@ -188,6 +194,18 @@ class _Run:
             self._tell(listener, loss, rate)
         state.seconds = time.perf_counter() - started
 
+    def check(self) -> None:
+        """Raise DivergedError where the finished training did not converge."""
+        state = self._state
+        if state.first_loss is not None:
+            check_convergence(
+                state.history,
+                best_step=state.best_step,
+                first_loss=state.first_loss,
+                peak_loss=state.peak_loss,
+                settings=self._settings,
+            )
+
     def result(self) -> TrainingResult:
         state = self._state
         self._adapter.restore(self._best)
@@ -266,8 +284,18 @@ class _Run:
         loss, tokens = outcome
         state.skipped_in_a_row = 0
         state.tokens += tokens
+        self._watch(loss)
         state.losses.append(loss)
         return loss
+
+    def _watch(self, loss: float) -> None:
+        """Note what `check` needs to know of a step."""
+        state, count = self._state, steps_in_a_row(self._settings)
+        if state.first_loss is None:
+            state.first_loss = loss
+        state.latest = [*state.latest, loss][-count:]
+        if len(state.latest) == count:
+            state.peak_loss = max(state.peak_loss, sum(state.latest) / count)
 
     def _evaluate(self) -> None:
         state = self._state

@@ -1,10 +1,11 @@
 """Conversations without a terminal, on the pocket model."""
 
 import json
+import stat
 
 import pytest
 
-from adaptive_moe.cli.chat_log import read_turns, sessions_folder
+from adaptive_moe.cli.chat_log import read_turns, sessions_folder, state_folder
 from tests.cli.running import run
 
 FRANCE = "What is the capital of France?"
@@ -73,6 +74,20 @@ def test_the_commands_answer(chat, tmp_path):
     assert "cannot name an expert" in err
     assert "name the files or folders" in err
     assert out.count("Paris\n") == 1  # nothing after /exit
+
+
+def test_a_corrected_correction_takes_the_place_of_the_first(chat):
+    corrections = state_folder() / "corrections.jsonl"
+    corrections.write_bytes(b'{"prompt": "Other?", "response": "kept"}\n{"prompt": "cut sho')
+    chat(FRANCE, "/bad Lyon", FRANCE.lower(), "/bad Paris, of course", "Next?", "/bad Nothing")
+    other, cut, *taught = corrections.read_text().splitlines()
+    assert json.loads(other) == {"prompt": "Other?", "response": "kept"}
+    assert cut == '{"prompt": "cut sho'
+    assert list(map(json.loads, taught)) == [
+        {"prompt": FRANCE.lower(), "response": "Paris, of course"},
+        {"prompt": "Next?", "response": "Nothing"},
+    ]
+    assert stat.S_IMODE(corrections.stat().st_mode) == 0o600
 
 
 def test_a_conversation_can_be_continued(chat):

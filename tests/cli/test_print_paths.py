@@ -84,7 +84,7 @@ def hostile_parts(text: str):
         accepted=False, reasons=(text,), held_out=held_out, other=None,
         guard=GuardFigures(9, 1, 2, 1, 0.1, 0.3), guard_forced=None, guard_limit=0.01,
         retrieval=RetrievalFigures(None, 0, text), split_digest=text,
-        versions=VersionFigures(1, 9, Interval(1.0, 0.9, 1.0)),
+        versions=VersionFigures(1, 9, 2, 0.1, 1.0, 2.0, 1.0, Interval(1.0, 0.9, 1.0)),
     )  # fmt: skip
     return (
         experts_table([record], {text}), *expert_parts(record), gaps_table([gap]),

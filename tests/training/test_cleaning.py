@@ -212,7 +212,7 @@ def test_an_instruction_that_all_rows_share_makes_none_a_copy(tmp_path):
     material = read_rows(tmp_path, [(each, "calm") for each in (*asked, f"{asked[7]} now")])
     material, _ = clean(material)
     assert [row.prompt[-1][1] for row in material.rows] == asked
-    split = split_examples(material, (), TrainingSettings(split="generalise"), seed=0)
+    split = split_examples(material, (), TrainingSettings(split="generalise"))
     assert len(split.held_out) + len(split.selection) > 30
 
 
@@ -221,7 +221,7 @@ def test_no_example_made_of_documents_asks_what_an_evaluation_asks():
     made = synthesise(material.passages, seed=0)
     asked = [example.prompt[-1][1] for example in made[::50]]
     again, _ = clean(read_material([pack_path("chemistry")]), evaluated=asked)
-    split = split_examples(again, made, TrainingSettings(), seed=0)
+    split = split_examples(again, made, TrainingSettings())
     taught = {question_key(example.prompt[-1][1]) for example in split.train}
     assert not taught & set(map(question_key, asked))
     assert len(split.train) > 0.9 * 0.9 * len(made)

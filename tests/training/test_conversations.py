@@ -45,7 +45,7 @@ def test_exchanges_are_known_ones_and_those_of_other_facts():
                 origins.append("known")
             else:
                 assert told[question].answer == answer
-                assert told[question].fact != each.fact
+                assert answer != each.answer  # one in twenty is no common answer
                 origins.append("own")
     assert 0.4 < origins.count("known") / len(origins) < 0.6
 

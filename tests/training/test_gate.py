@@ -106,14 +106,14 @@ def test_a_proven_gain_without_loss_is_accepted(trained):
 
 
 def test_the_better_version_serves(trained, examples):
-    halved = {name: LoraPair(pair.a, pair.b * 0.5) for name, pair in trained.weights.items()}
-    weaker = trained(predecessor=Predecessor(1, halved, "answer", frozenset()))
+    half = halved(trained.weights)
+    weaker = trained(predecessor=Predecessor(1, half, "answer", frozenset()))
     assert weaker.accepted
     assert weaker.versions.gain.mean > 0
     assert weaker.versions.examples == 12
 
     better = trained(
-        weights=halved, predecessor=Predecessor(1, trained.weights, "answer", frozenset())
+        weights=half, predecessor=Predecessor(1, trained.weights, "answer", frozenset())
     )
     assert better.held_out.gain.low > 0
     assert not better.accepted
@@ -126,14 +126,35 @@ def test_the_better_version_serves(trained, examples):
     assert equal.versions.gain.mean == 0
 
 
+def halved(weights):
+    return {name: LoraPair(pair.a, pair.b * 0.5) for name, pair in weights.items()}
+
+
 def test_versions_are_compared_on_questions_that_are_new_to_both(trained, examples):
-    halved = {name: LoraPair(pair.a, pair.b * 0.5) for name, pair in trained.weights.items()}
-    taught = {example.prompt[-1][1] for example in examples[:12]}
+    taught = frozenset(example.prompt[-1][1].upper() for example in examples[4:12])
     report = trained(
-        weights=halved, predecessor=Predecessor(1, trained.weights, "answer", frozenset(taught))
+        weights=halved(trained.weights),
+        predecessor=Predecessor(1, trained.weights, "answer", taught),
     )
-    assert report.accepted
-    assert report.versions is None
+    assert (report.versions.examples, report.versions.taught) == (4, 0)
+    assert report.versions.loss_after > report.versions.loss_before
+    assert report.reasons[0].endswith("on 4 held-out questions that it was not taught")
+
+
+def test_what_only_the_old_version_was_taught_lets_no_worse_one_pass(trained, examples):
+    """Three questions are new to both: too few, so all are asked, to the old one's advantage."""
+    taught = frozenset(example.prompt[-1][1] for example in examples[3:12])
+    weaker = trained(
+        weights=halved(trained.weights),
+        predecessor=Predecessor(1, trained.weights, "answer", taught),
+    )
+    assert (weaker.versions.examples, weaker.versions.taught) == (12, 9)
+    (reason,) = weaker.reasons
+    assert "on 12 held-out questions, of which it was taught 9: too few are new" in reason
+
+    better = trained(predecessor=Predecessor(1, halved(trained.weights), "answer", taught))
+    assert better.accepted
+    assert better.versions.taught == 9
 
 
 def test_what_others_spoilt_before_is_not_held_against_an_expert():

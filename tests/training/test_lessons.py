@@ -67,8 +67,8 @@ def taught(found):
     return [(example.prompt[-1][1], example.answer) for example in found.examples]
 
 
-# Of seed 0; the tests below need a form that teaches and the one that measures.
-HELD_OUT = held_out_taught_form(0).removeprefix("taught-")
+# The tests below need a form that teaches and the one that measures.
+HELD_OUT = held_out_taught_form().removeprefix("taught-")
 TEACHING = sorted(form.removeprefix("taught-") for form in TAUGHT_FORMS)
 TEACHING.remove(HELD_OUT)
 
@@ -165,7 +165,7 @@ def test_asked_again_the_teacher_has_to_agree():
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_one_whole_form_only_measures_and_only_what_another_form_teaches(seed):
-    held_out = held_out_taught_form(seed).removeprefix("taught-")
+    held_out = held_out_taught_form().removeprefix("taught-")
     by_kind = {
         kind: pairs((f"Who tends Tarvik, as a {kind}?", "Olen"))
         for kind in ("question", "request", "gap")
@@ -183,7 +183,7 @@ def test_one_whole_form_only_measures_and_only_what_another_form_teaches(seed):
             seed=seed,
         ).examples
     ]
-    split = split_examples(material, many, settings, seed)
+    split = split_examples(material, many, settings)
     measured = {*split.selection, *split.held_out}
     assert found.dropped == {"only the held-out form asks for it": 1}
     assert {example.form for example in measured} == {f"taught-{held_out}"}

@@ -189,6 +189,41 @@ def test_a_second_answer_to_one_question_is_dropped_and_named(tmp_path):
     assert reasons[1] == "the same prompt and answer stand further up"
 
 
+def test_case_spaces_and_closing_marks_make_no_question_another_one(tmp_path):
+    asked = [QUESTION, QUESTION.upper(), QUESTION.replace("?", " ?"), QUESTION.rstrip("?")]
+    rows = [{"prompt": text, "completion": f"{n} metres."} for n, text in enumerate(asked)]
+    material = read_material([write_jsonl(tmp_path / "rows.jsonl", rows)])
+    assert [row.prompt[-1][1] for row in material.rows] == [QUESTION]
+    assert {reason for _, _, reason in material.dropped} == {
+        "it answers the question of rows.jsonl, row 1, otherwise"
+    }
+
+
+def test_what_agrees_or_is_another_question_is_taught(tmp_path):
+    rows = [
+        {"prompt": QUESTION, "completion": ANSWER},
+        {"prompt": QUESTION.lower(), "completion": ANSWER},
+        {"prompt": "What is 3 + 4?", "completion": "7"},
+        {"prompt": "What is 3 - 4?", "completion": "-1"},
+        {"messages": [
+            {"role": "user", "content": "I mean Lake Como."},
+            {"role": "assistant", "content": "Ask me."},
+            {"role": "user", "content": QUESTION},
+            {"role": "assistant", "content": "410 metres."},
+        ]},
+    ]  # fmt: skip
+    material = read_material([write_jsonl(tmp_path / "rows.jsonl", rows)])
+    assert material.dropped == ()
+    assert [row.answer for row in material.rows] == [
+        ANSWER,
+        ANSWER,
+        "7",
+        "-1",
+        "Ask me.",
+        "410 metres.",
+    ]
+
+
 def test_each_assistant_turn_is_one_row(tmp_path):
     turns = [("user", "a?"), ("assistant", "b"), ("user", "c?"), ("assistant", "d")]
     record = {"messages": [{"role": role, "content": text} for role, text in turns]}

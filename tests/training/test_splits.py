@@ -39,9 +39,9 @@ def document():
 
 
 def test_example_files_generalise_and_documents_recall():
-    assert split_examples(material(rows(60)), (), SETTINGS, 0).name == "generalise"
+    assert split_examples(material(rows(60)), (), SETTINGS).name == "generalise"
     passages = document()
-    split = split_examples(material((), passages), synthesise(passages, seed=0), SETTINGS, 0)
+    split = split_examples(material((), passages), synthesise(passages, seed=0), SETTINGS)
     assert split.name == "recall"
     taught = {example.fact for example in split.train}
     assert {example.fact for example in split.held_out} == taught
@@ -53,16 +53,16 @@ def test_example_files_generalise_and_documents_recall():
 def test_a_few_facts_beside_many_rows_do_not_make_them_recalled():
     passages = document()
     facts = synthesise(passages, seed=0)
-    split = split_examples(material(rows(60), passages), facts, SETTINGS, 0)
+    split = split_examples(material(rows(60), passages), facts, SETTINGS)
     assert split.name == "generalise"
     assert {example.file for example in split.held_out} == {"rows.jsonl"}
     assert {example.fact for example in facts} <= {example.fact for example in split.train}
-    few = split_examples(material(rows(12), passages), facts, SETTINGS, 0)
+    few = split_examples(material(rows(12), passages), facts, SETTINGS)
     assert few.name == "recall"
 
 
 def test_generalise_keeps_sources_whole():
-    split = split_examples(material(rows(80, lambda i: f"source {i // 4}")), (), SETTINGS, 0)
+    split = split_examples(material(rows(80, lambda i: f"source {i // 4}")), (), SETTINGS)
     train, selection, held_out = (
         {example.fact for example in side}
         for side in (split.train, split.selection, split.held_out)
@@ -76,7 +76,7 @@ def test_generalise_keeps_sources_whole():
 
 
 def test_rows_of_one_source_count_one_by_one():
-    split = split_examples(material(rows(80, lambda _: "the same for all")), (), SETTINGS, 0)
+    split = split_examples(material(rows(80, lambda _: "the same for all")), (), SETTINGS)
     measured = (*split.selection, *split.held_out)
     assert len({example.fact for example in measured}) == len(measured)
     assert len(split.selection) >= 4
@@ -84,7 +84,7 @@ def test_rows_of_one_source_count_one_by_one():
 
 
 def test_too_little_to_part_is_used_for_both():
-    split = split_examples(material(rows(24)), (), SETTINGS, 0)
+    split = split_examples(material(rows(24)), (), SETTINGS)
     assert len(split.held_out) < 8
     assert split.selection == split.held_out
     assert split.selection_only == 0
@@ -98,7 +98,7 @@ def test_near_copies_of_a_question_stay_on_one_side():
         Row((("user", long.format(i // 2) + "?" * (i % 2)),), f"a{i}", "r", i + 1)
         for i in range(40)
     ]
-    split = split_examples(material(copies), (), SETTINGS, 0)
+    split = split_examples(material(copies), (), SETTINGS)
     sides = [
         {question_key(example.prompt[0][1]) for example in side}
         for side in (split.train, split.held_out)
@@ -108,7 +108,7 @@ def test_near_copies_of_a_question_stay_on_one_side():
 
 def test_rows_can_be_recalled_too():
     settings = SETTINGS.model_copy(update={"split": "recall"})
-    split = split_examples(material(rows(30)), (), settings, 0)
+    split = split_examples(material(rows(30)), (), settings)
     tests = (*split.selection, *split.held_out)
     assert {each.answer for each in split.train} == {each.answer for each in tests}
     assert not {each.prompt for each in split.train} & {each.prompt for each in tests}
@@ -116,7 +116,7 @@ def test_rows_can_be_recalled_too():
 
 def test_both_kinds_of_material_report_the_other_split():
     passages = document()
-    split = split_examples(material(rows(12), passages), synthesise(passages, seed=0), SETTINGS, 0)
+    split = split_examples(material(rows(12), passages), synthesise(passages, seed=0), SETTINGS)
     assert split.name == "recall"
     assert split.other
     taught = {example.prompt for example in split.train}
@@ -126,17 +126,17 @@ def test_both_kinds_of_material_report_the_other_split():
 def test_reserved_questions_are_not_taught():
     passages = document()
     synthesised = synthesise(passages, seed=0)
-    plain = split_examples(material((), passages), synthesised, SETTINGS, 0)
+    plain = split_examples(material((), passages), synthesised, SETTINGS)
     reserved = frozenset({question_key(plain.train[0].prompt[0][1])})
     kept = split_examples(
-        dataclasses.replace(material((), passages), reserved=reserved), synthesised, SETTINGS, 0
+        dataclasses.replace(material((), passages), reserved=reserved), synthesised, SETTINGS
     )
     keys = {question_key(example.prompt[0][1]) for example in kept.train}
     assert not keys & reserved
 
 
 def test_the_digest_is_that_of_the_split():
-    first, again, other = (split_examples(material(rows(60)), (), SETTINGS, s) for s in (0, 0, 1))
+    first, again, other = (split_examples(material(rows(n)), (), SETTINGS) for n in (60, 60, 61))
     assert first.digest == again.digest != other.digest
 
 
@@ -151,16 +151,29 @@ def test_texts_with_their_questions_stay_on_one_side_where_there_are_enough():
     def told(side):
         return {example.prompt[0][1].partition("\n")[0] for example in side}
 
-    many = split_examples(material(about(12)), (), SETTINGS, 0)
+    many = split_examples(material(about(12)), (), SETTINGS)
     assert not told(many.train) & told(many.held_out)
-    one = split_examples(material(about(1)), (), SETTINGS, 0)
+    one = split_examples(material(about(1)), (), SETTINGS)
     assert told(one.train) == told(one.held_out)
     assert not {each.line for each in one.train} & {each.line for each in one.held_out}
 
 
+def measured(split):
+    return {example.prompt for example in (*split.selection, *split.held_out)}
+
+
+@pytest.mark.parametrize("group", [None, lambda i: f"source {i // 2}"])
+def test_what_is_held_out_stays_so_when_material_is_added(group):
+    before, after = (split_examples(material(rows(n, group)), (), SETTINGS) for n in (80, 100))
+    added = {row.prompt for row in rows(100)[80:]}
+    kept = measured(before) & measured(after)
+    assert len(kept) >= 0.7 * len(measured(before))
+    assert measured(after) & added
+
+
 def test_too_few_examples_are_refused():
     with pytest.raises(TooFewExamplesError):
-        split_examples(material(rows(3)), (), SETTINGS, 0)
+        split_examples(material(rows(3)), (), SETTINGS)
 
 
 def test_a_fact_that_is_held_out_is_not_taught_by_its_other_name():
@@ -171,7 +184,7 @@ def test_a_fact_that_is_held_out_is_not_taught_by_its_other_name():
     rules = [asked(number, "state", f"rule {number}") for number in range(40)]
     taught = [asked(number, IMPLIED, f"notes.md:1 answer {number}") for number in range(40)]
     settings = SETTINGS.model_copy(update={"split": "generalise"})
-    split = split_examples(material(()), (*rules, *taught), settings, 0)
+    split = split_examples(material(()), (*rules, *taught), settings)
     held_out = {each.answer for each in (*split.selection, *split.held_out)}
     assert held_out
     assert not held_out & {each.answer for each in split.train}

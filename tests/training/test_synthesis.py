@@ -118,7 +118,7 @@ def test_every_fact_is_asked_in_many_ways_with_a_short_answer():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_held_out_forms_are_never_generated_for_training(seed):
-    forms = held_out_forms(seed)
+    forms = held_out_forms()
     examples = synthesise(passages(), seed=seed)
     measured = {question_key(e.prompt[0][1]) for e in examples if e.form in forms}
     trained = {question_key(e.prompt[0][1]) for e in examples if e.form not in forms}

@@ -15,8 +15,11 @@ from adaptive_moe.errors import (
 )
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.checkpoints import remove_checkpoint
+from adaptive_moe.training.divergence import check_convergence
 from adaptive_moe.training.importance import gradient_importance, gradient_norm
 from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.results import HistoryPoint
+from adaptive_moe.training.steps import Evaluation
 from adaptive_moe.training.trainer import learning_rate, train_lora
 from tests.support.tiny_models import ARCHITECTURES, tiny_language_model
 
@@ -235,6 +238,32 @@ def test_nonsense_gradients_abort_with_the_step(llama, make_bank, examples, quic
         llama.model.get_submodule(llama.layers[-1].name).weight.fill_(float("inf"))
     with pytest.raises(DivergedError, match="step 3"):
         train(llama, make_bank, examples, quick)
+
+
+def points(*losses):
+    """(training, held out, exact) of every evaluation, two steps apart."""
+    return [HistoryPoint(2 * n, loss, Evaluation(*rest)) for n, (loss, *rest) in enumerate(losses)]
+
+
+@pytest.mark.parametrize(
+    ("history", "best_step", "peak_loss"),
+    [
+        (points((None, 4.0, 0.0), (3.0, 4.5, 0.0), (0.5, 9.0, 0.0)), 0, 3.0),  # overfitted
+        (points((None, 4.0, 0.0), (4.3, 4.3, 0.0)), 0, 4.3),  # learnt nothing
+        (points((None, 4.0, 0.0), (9.0, 9.0, 0.0), (1.0, 1.0, 0.5)), 4, 9.0),  # found back
+        (points((None, 6.5, 0.0), (9.0, 5.0, 0.0)), 2, 9.0),  # hard examples
+    ],
+)
+def test_what_did_not_learn_or_found_back_has_not_diverged(history, best_step, peak_loss, quick):
+    check_convergence(
+        history, best_step=best_step, first_loss=4.0, peak_loss=peak_loss, settings=quick
+    )
+
+
+def test_a_jump_after_which_no_answer_is_right_is_a_divergence(quick):
+    history = points((None, 4.0, 0.0), (9.0, 5.0, 0.0), (3.0, 3.0, 0.0))
+    with pytest.raises(DivergedError, match=r"rose from 4\.00 to 9\.00 .*rate \(0\.005\)"):
+        check_convergence(history, best_step=4, first_loss=4.0, peak_loss=9.0, settings=quick)
 
 
 def test_too_little_material_is_refused(llama, make_bank, examples, quick):
