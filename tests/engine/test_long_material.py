@@ -44,7 +44,7 @@ def open_runtime(tmp_path):
             f"training.guard={file}",
             "training.guard_prompts=2",
             f"training.general_text={general}",
-            "training.held_out_fraction=0.4",
+            "training.held_out_fraction=0.6",
             "training.rank=2",
         ]
         return AdaptiveMoE.from_settings(load_settings(overrides=overrides))
