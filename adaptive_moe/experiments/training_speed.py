@@ -26,7 +26,7 @@ _SPREAD = 0.25
 _BANK_BYTES = 8 << 20
 _LOSS_TOLERANCE = 1e-6
 _COMPARED = 4  # steps whose losses are judged
-_ROUNDS = 20
+_ROUNDS = 12
 _RATE = 3e-3
 
 

@@ -23,8 +23,8 @@ class FactBase:
 
     `names` maps a relation to what people may call it, its own name first; `statements` to the
     sentence patterns ({subject}, {value}) that state it; `associated` to words that the documents
-    use around it alone. `conflicts` are readable lines about
-    facts that the documents state in two ways; the first one is kept.
+    use around it alone, or say what it is with. `conflicts` are readable lines about facts that the
+    documents state in two ways; the first one is kept.
     """
 
     facts: tuple[Fact, ...]
@@ -55,7 +55,7 @@ def extract_facts(passages: Sequence[Passage]) -> FactBase:
         facts=tuple(facts),
         names=names,
         statements=statements,
-        associated=associated_words((clause.text for clause in prose), facts, names),
+        associated=associated_words(prose, facts, names),
         conflicts=tuple(conflicts + more),
     )
 

@@ -217,6 +217,37 @@ def test_text_without_facts_becomes_sentences_to_complete():
     assert examples[0].answer.endswith("harbour at once")
 
 
+def test_questions_use_words_of_what_a_file_of_one_relation_says_of_it():
+    """No sentence of the first paragraph names the relation or a ferry."""
+    gates = """# Gates
+
+Passengers embark at one place, whatever the weather. Turnstiles count everybody.
+
+| Ferry | Gate |
+|---|---|
+| Olen | 4 |
+| Hest | 7 |
+| Brann | 9 |
+
+The gate of Olen is 4, as printed on the ticket.
+"""
+    fares = gates.replace("Gate", "Fare").replace("gate", "fare").replace("4", "31")
+    fares = (
+        fares.replace("7", "52")
+        .replace("9", "65")
+        .replace("embark at one place", "settle with coins")
+        .replace("Turnstiles", "Clerks")
+    )
+    parts = (*split_markdown(gates, file="gates.md"), *split_markdown(fares, file="fares.md"))
+    asked = {"gate": "", "fare": ""}
+    for example in synthesise(parts, seed=0):
+        relation = "gate" if example.file == "gates.md" else "fare"
+        asked[relation] += example.prompt[0][1].casefold() + " "
+    for relation, own in (("gate", ("embark", "turnstiles")), ("fare", ("coins", "clerks"))):
+        assert all(word in asked[relation] for word in own)
+        assert not any(word in asked[other] for other in asked if other != relation for word in own)
+
+
 def test_the_synthesiser_knows_no_pack():
     folder = Path(__file__).parents[2] / "adaptive_moe" / "training"
     names = [
