@@ -19,7 +19,7 @@ class Muon(Optimizer):
     """Momentum, of which the nearest matrix with orthonormal rows is taken (Jordan et al. 2024).
 
     A factor has few rows, so that matrix comes from its Gram matrix, (G G')^-1/2 G, exactly but
-    for a damping, and for all factors of one rank in a single batch; the usual Newton-Schulz
+    for a damping, and for all factors of one shape in a single batch; the usual Newton-Schulz
     iteration approximates it, one parameter at a time. Steps are scaled to the size of Adam's, so
     that rates mean the same (Liu et al. 2025, "Muon is Scalable for LLM Training", section 2.2).
     `weight_decay` is decoupled. Parameters are matrices; one without a gradient is left alone.
@@ -43,42 +43,44 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            rate, decay = group["lr"], group["weight_decay"]
             for parameters in _of_one_shape(group["params"]):
-                ahead = [self._look_ahead(each, group["momentum"]) for each in parameters]
-                for parameter, direction in zip(parameters, _orthonormal(ahead), strict=True):
-                    size = group["lr"] * _RMS * math.sqrt(max(parameter.shape))
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.add_(direction, alpha=-size)
+                ahead = self._look_ahead(parameters, group["momentum"])
+                directions = _orthonormal(torch.stack(ahead)).unbind()
+                size = rate * _RMS * math.sqrt(max(parameters[0].shape))
+                if decay:
+                    torch._foreach_mul_(parameters, 1 - rate * decay)
+                torch._foreach_add_(parameters, directions, alpha=-size)
         return loss
 
-    def _look_ahead(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        """Nesterov's: the gradient and the momentum that it has just become a part of."""
-        gradient, state = parameter.grad, self.state[parameter]
-        assert gradient is not None
-        if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        state["momentum"].mul_(momentum).add_(gradient)
-        return gradient.add(state["momentum"], alpha=momentum)
+    def _look_ahead(self, parameters: list[Tensor], momentum: float) -> list[Tensor]:
+        """Nesterov's: the gradients and the momenta that they have just become a part of."""
+        for each in parameters:
+            if "momentum" not in self.state[each]:
+                self.state[each]["momentum"] = torch.zeros_like(each)
+        gradients = [each.grad for each in parameters if each.grad is not None]
+        momenta = [self.state[each]["momentum"] for each in parameters]
+        torch._foreach_mul_(momenta, momentum)
+        torch._foreach_add_(momenta, gradients)
+        return list(torch._foreach_add(gradients, momenta, alpha=momentum))
 
 
-def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterable[list[nn.Parameter]]:
-    """Those with a gradient, by number of rows and device."""
-    groups: dict[tuple[int, torch.device], list[nn.Parameter]] = defaultdict(list)
+def _of_one_shape(parameters: Iterable[nn.Parameter]) -> Iterable[list[Tensor]]:
+    """Those with a gradient, by shape and device."""
+    groups: dict[tuple[torch.Size, torch.device], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         if parameter.grad is not None:
-            groups[len(parameter), parameter.device].append(parameter)
+            groups[parameter.shape, parameter.device].append(parameter)
     return groups.values()
 
 
-def _orthonormal(matrices: list[Tensor]) -> list[Tensor]:
-    """Each with all singular values at 1, those far below the largest less; zeros stay zeros.
-
-    The matrices have as many rows each.
-    """
-    smallest = torch.finfo(matrices[0].dtype).tiny
-    unit = [each / torch.linalg.vector_norm(each).clamp_min(smallest) for each in matrices]
-    inverse = _inverse_roots(torch.stack([each @ each.mT for each in unit]))
-    return [root @ each for root, each in zip(inverse, unit, strict=True)]
+def _orthonormal(matrices: Float[Tensor, "matrix row column"]) -> Tensor:
+    """Each with all singular values at 1, those far below the largest less; zeros stay zeros."""
+    smallest = torch.finfo(matrices.dtype).tiny
+    norms = torch.linalg.matrix_norm(matrices, keepdim=True)
+    unit = matrices / norms.clamp_min(smallest)
+    nearest: Tensor = _inverse_roots(unit @ unit.mT) @ unit
+    return nearest
 
 
 def _inverse_roots(grams: Float[Tensor, "matrix row row"]) -> Float[Tensor, "matrix row row"]:
