@@ -85,7 +85,8 @@ def tell_queue(terminal: Terminal, moe: "AdaptiveMoE") -> None:
     moe.gaps.close()
     if running is not None and running.gap is None:
         name = clean_line(running.expert)
-        terminal.note(f"The training of {name} is stopped; /train {name} PATH goes on with it.")
+        again = clean_line(" ".join(map(str, running.files)))
+        terminal.note(f"The training of {name} is stopped; /train {name} {again} goes on with it.")
     queued = moe.gaps.queued()
     if queued:
         which = ", ".join(f"gap {gap.id} ({clean_line(gap.label)})" for gap in queued)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from adaptive_moe.cli.chat_log import replace_json, state_folder
 from adaptive_moe.cli.progress import duration
+from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.training_view import outcome_parts, teacher_line, train_with_bar
 from adaptive_moe.errors import ConfigurationError, DataError, GapError, TeacherError
 
@@ -81,11 +82,14 @@ def _train_named(talk: "Conversation", name: str, paths: list[Path]) -> None:
     check_name(name)
     if not paths:
         raise ConfigurationError("/train NAME PATH...: name the files or folders to learn from")
+    talk.moe.gaps.check_free(name)
     if not _agreed(talk, paths, f"Train {name}", lambda: talk.moe.estimate_expert(paths)):
         return
     if talk.interactive:
+        earlier = talk.moe.gaps.in_training
         talk.moe.start_expert(name, paths)
-        talk.terminal.note(_MEANWHILE)
+        waits = "" if earlier is None else f"It waits for {clean_line(earlier.expert)}. "
+        talk.terminal.note(waits + _MEANWHILE)
     else:
         _finish(
             talk,

@@ -129,6 +129,7 @@ class Conversation:
         stopped = self.moe.gaps.cancel()
         if stopped is None:
             raise GapError("no training runs in the background")
+        self.status()  # takes the steps that it told before
         self._notes.forget()
         return stopped
 

@@ -102,6 +102,7 @@ def _learn(voice: Voice, moe: "AdaptiveMoE", gap: "Gap") -> "TrainingOutcome":
         lambda listener, stop: moe.gaps.fill(
             gap.id, [folder], name=_PACK, listener=listener, cancelled=stop
         ),
+        stopping="Stopping at the next pause. Ctrl-C again breaks it off.",
     )
     result = outcome.result
     voice.say(

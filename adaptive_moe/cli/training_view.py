@@ -65,14 +65,16 @@ def train_on_files(
 def train_with_bar(
     terminal: Terminal,
     start: Callable[["Listener", Callable[[], bool]], Result],
+    *,
+    stopping: str = _STOPPING,
 ) -> Result:
     """Run a training, or what comes before it, under a live bar.
 
-    The first Ctrl-C stops it and keeps what was done.
+    The first Ctrl-C stops it and keeps what was done; `stopping` is said then.
     """
     with (
         TrainingBar(terminal.err) as bar,
-        stopping_on_interrupt(lambda: bar.say(_STOPPING)) as stop,
+        stopping_on_interrupt(lambda: bar.say(stopping)) as stop,
     ):
         return start(bar.show, stop)
 

@@ -159,6 +159,11 @@ class GapDesk:
             )
         self._worker.train(order)
 
+    def check_free(self, name: str) -> None:
+        """Raise TrainingError where the worker trains this expert, or is about to."""
+        if self._worker is not None:
+            self._worker.check_free(name)
+
     @property
     def in_training(self) -> InTraining | None:
         """What the worker trains now, for a gap or for none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import final
 
 from adaptive_moe.engine.background import News, Worker
-from adaptive_moe.engine.events import TrainingEvent, TrainingFailed
+from adaptive_moe.engine.events import TeacherStep, TrainingEvent, TrainingFailed, TrainingStep
 from adaptive_moe.engine.evidence import MissingSourcesError
 from adaptive_moe.engine.gap_training import BusyError, GapTraining, reason_of
 from adaptive_moe.engine.orders import Prepared, TrainingOrder
@@ -35,10 +35,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class InTraining:
-    """The expert that is trained, and the gap that it is to fill, if any."""
+    """The expert that is trained, and the gap that it is to fill, or the files of one named."""
 
     expert: str
     gap: Gap | None
+    files: tuple[Path, ...] = ()
 
 
 @final
@@ -84,13 +85,17 @@ class GapWorker:
 
     def train(self, order: TrainingOrder) -> None:
         """Train this expert next, for no gap. Raises TrainingError where that goes on already."""
-        running = None if self._running is None else self._running.expert
-        if order.name in (running, *(each.name for each in self._named)):
-            raise TrainingError(
-                f"{order.name} is in training already; wait until that is done, or cancel it first"
-            )
+        self.check_free(order.name)
         self._named.append(order)
         self._worker.wake()
+
+    def check_free(self, name: str) -> None:
+        """Raise TrainingError where this expert is in training, or waits for its turn."""
+        running = None if self._running is None else self._running.expert
+        if name in (running, *(each.name for each in self._named)):
+            raise TrainingError(
+                f"{name} is in training already; wait until that is done, or cancel it first"
+            )
 
     def has(self, gap_id: int) -> bool:
         """Whether it was ordered to fill this gap, or has begun to, and is not done with it."""
@@ -177,12 +182,12 @@ class GapWorker:
 
     def _train_named(self, order: TrainingOrder) -> None:
         assert not isinstance(order.data, Prepared)
-        self._running = InTraining(order.name, None)
+        self._running = InTraining(order.name, None, order.data)
         try:
             self._place.train(
                 order.name,
                 order.data,
-                listener=self._news.tell,
+                listener=self._tell,
                 cancelled=self._is_to_stop,
                 evaluating=lambda: None,
             )
@@ -192,6 +197,11 @@ class GapWorker:
             self._told(f"{order.name} was not trained", order.name, error)
         finally:
             self._running = None
+
+    def _tell(self, event: TrainingEvent) -> None:
+        """Tell it, unless it is a step of what has been told to stop."""
+        if not (isinstance(event, TeacherStep | TrainingStep) and self._is_to_stop()):
+            self._news.tell(event)
 
     def _is_to_stop(self) -> bool:
         return self._worker.is_stopping() or self._cancel.is_set()
@@ -220,7 +230,7 @@ class GapWorker:
             verdict = self._place.train(
                 expert,
                 files,
-                listener=self._news.tell,
+                listener=self._tell,
                 cancelled=self._is_to_stop,
                 evaluating=lambda: self._training.evaluating(gap),
             )

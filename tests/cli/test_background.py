@@ -24,7 +24,7 @@ from adaptive_moe.engine.events import (
 from adaptive_moe.engine.gap_worker import InTraining
 from adaptive_moe.engine.orders import TrainingEstimate
 from adaptive_moe.engine.runtime import LEDGER_FILE
-from adaptive_moe.errors import GapError
+from adaptive_moe.errors import GapError, TrainingError
 from adaptive_moe.experts.store import Store
 from adaptive_moe.gaps.detector import GapDetector
 from adaptive_moe.gaps.evidence import Observation
@@ -73,8 +73,15 @@ class Speaker:
     def estimate_expert(self, data):
         return ESTIMATE
 
+    in_training = None
+
+    def check_free(self, name):
+        if name in [started for started, _ in self.started]:
+            raise TrainingError(f"{name} is in training already")
+
     def start_expert(self, name, data):
         self.started.append((name, data))
+        self.in_training = InTraining(name, None)
 
     def start(self, gap_id, data):
         self.filled.append((gap_id, data))
@@ -253,9 +260,10 @@ def test_cancel_stops_what_runs_and_says_how_it_goes_on(tmp_path, verified):
     obey(talk, "/cancel")
     assert f"`gaps fill {verified.id}` goes on from its checkpoint" in screen.getvalue()
     assert talk.status() == ""
-    talk, screen = talking(tmp_path, Desk(step, running=InTraining("tides", None)))
+    talk, screen = talking(tmp_path, Desk(step, running=InTraining("tides", None, (Path("a.md"),))))
     obey(talk, "/cancel")
-    assert "The training of tides stops at its next step; /train tides PATH" in screen.getvalue()
+    assert "The training of tides stops at its next step; /train tides a.md" in screen.getvalue()
+    assert talk.status() == ""
     talk, _ = talking(tmp_path, Desk())
     with pytest.raises(GapError, match="no training runs"):
         obey(talk, "/cancel")
@@ -270,3 +278,9 @@ def test_a_named_training_is_agreed_to_and_goes_on_behind_the_talk(tmp_path, ver
         assert speaker.started == started
     assert "Train lights on lights.md" in screen.getvalue()
     assert "It trains while you talk" in screen.getvalue()
+    before = screen.getvalue()
+    with pytest.raises(TrainingError, match="lights is in training already"):
+        obey(talk, "/train lights lights.md")
+    assert screen.getvalue() == before  # nothing was estimated or asked
+    obey(talk, "/train tides tides.md")
+    assert "It waits for lights. It trains while you talk" in screen.getvalue()
