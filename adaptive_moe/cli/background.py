@@ -81,12 +81,12 @@ def tell_queue(terminal: Terminal, moe: "AdaptiveMoE") -> None:
     by_itself = terminal.settings.gaps.on_verified == "train"
     if moe.gaps.wait(timeout_seconds=0.0) and not by_itself:
         return
-    running = moe.gaps.in_training
+    waiting, running = moe.gaps.waiting, moe.gaps.in_training
     moe.gaps.close()
-    if running is not None and running.gap is None:
-        name = clean_line(running.expert)
-        again = clean_line(" ".join(map(str, running.files)))
-        terminal.note(f"The training of {name} is stopped; /train {name} {again} goes on with it.")
+    named = [each for each in (running, *waiting) if each is not None and each.gap is None]
+    for each in {each.expert: each for each in named}.values():
+        again = clean_line(" ".join((each.expert, *map(str, each.files))))
+        terminal.note(f"Not trained to the end: {each.expert}. /train {again} goes on with it.")
     queued = moe.gaps.queued()
     if queued:
         which = ", ".join(f"gap {gap.id} ({clean_line(gap.label)})" for gap in queued)

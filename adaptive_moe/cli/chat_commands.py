@@ -106,11 +106,10 @@ def _gap(talk: "Conversation", words: Sequence[str]) -> None:
 
 def _cancel(talk: "Conversation", _words: Sequence[str]) -> None:
     stopped = talk.cancel_training()
-    what, how = (
-        f"of {stopped.expert}",
-        " ".join(("/train", stopped.expert, *map(str, stopped.files))),
-    )
-    if stopped.gap is not None:
+    if stopped.gap is None:
+        what = f"of {stopped.expert}"
+        how = " ".join(("/train", stopped.expert, *map(str, stopped.files)))
+    else:
         what = f"for gap {stopped.gap.id} ({stopped.gap.label})"
         how = f"`gaps fill {stopped.gap.id}`"
     talk.terminal.show(

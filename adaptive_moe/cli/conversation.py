@@ -120,8 +120,7 @@ class Conversation:
 
     def status(self) -> str:
         """How far a training in the background is; for beside the prompt, asked every second."""
-        for event in self.moe.gaps.events():
-            self._notes.take(event)
+        self._take_news()
         return self._notes.status()
 
     def cancel_training(self) -> "InTraining":
@@ -129,9 +128,13 @@ class Conversation:
         stopped = self.moe.gaps.cancel()
         if stopped is None:
             raise GapError("no training runs in the background")
-        self.status()  # takes the steps that it told before
+        self._take_news()  # steps that it told before
         self._notes.forget()
         return stopped
+
+    def _take_news(self) -> None:
+        for event in self.moe.gaps.events():
+            self._notes.take(event)
 
     def offer(self, gap: "Gap") -> None:
         """Once for each gap that evidence has just verified: say what can be done, or ask."""

@@ -169,6 +169,11 @@ class GapDesk:
         """What the worker trains now, for a gap or for none."""
         return None if self._worker is None else self._worker.running
 
+    @property
+    def waiting(self) -> tuple[InTraining, ...]:
+        """Experts that were named to the worker and wait for their turn."""
+        return () if self._worker is None else self._worker.waiting
+
     def cancel(self) -> InTraining | None:
         """Stop the background training that runs at its next step; None if none runs.
 

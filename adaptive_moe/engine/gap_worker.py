@@ -91,16 +91,18 @@ class GapWorker:
 
     def check_free(self, name: str) -> None:
         """Raise TrainingError where this expert is in training, or waits for its turn."""
-        running = None if self._running is None else self._running.expert
-        if name in (running, *(each.name for each in self._named)):
+        taken = [each.expert for each in self.waiting]  # first: what begins leaves these last
+        running = self._running
+        if name in (taken if running is None else [*taken, running.expert]):
             raise TrainingError(
                 f"{name} is in training already; wait until that is done, or cancel it first"
             )
 
     def has(self, gap_id: int) -> bool:
         """Whether it was ordered to fill this gap, or has begun to, and is not done with it."""
-        running = None if self._running is None else self._running.gap
-        return gap_id in self._ordered or (running is not None and running.id == gap_id)
+        running = self._running
+        gap = None if running is None else running.gap
+        return gap_id in self._ordered or (gap is not None and gap.id == gap_id)
 
     def events(self) -> tuple[TrainingEvent, ...]:
         """What it did since the last call."""
@@ -118,6 +120,11 @@ class GapWorker:
     def running(self) -> InTraining | None:
         """What is in training now."""
         return self._running
+
+    @property
+    def waiting(self) -> tuple[InTraining, ...]:
+        """What was named and has not begun."""
+        return tuple(_of(order) for order in tuple(self._named))
 
     def cancel(self) -> InTraining | None:
         """Stop the training that runs, if one does, at its next step."""
@@ -154,7 +161,7 @@ class GapWorker:
         self._detector.requeue_interrupted()
         self._cancel.clear()
         if self._named:
-            self._train_named(self._named.popleft())
+            self._train_named(self._named[0])
             return True
         gap = self._next()
         if gap is None:
@@ -181,12 +188,12 @@ class GapWorker:
         return following.gap
 
     def _train_named(self, order: TrainingOrder) -> None:
-        assert not isinstance(order.data, Prepared)
-        self._running = InTraining(order.name, None, order.data)
+        self._running = begun = _of(order)
+        self._named.popleft()
         try:
             self._place.train(
-                order.name,
-                order.data,
+                begun.expert,
+                begun.files,
                 listener=self._tell,
                 cancelled=self._is_to_stop,
                 evaluating=lambda: None,
@@ -264,3 +271,8 @@ class GapWorker:
         logger.warning("%s: %s", what, reason, exc_info=bug)
         self._news.tell(TrainingFailed(expert, reason))
         return reason
+
+
+def _of(order: TrainingOrder) -> InTraining:
+    assert not isinstance(order.data, Prepared)
+    return InTraining(order.name, None, order.data)

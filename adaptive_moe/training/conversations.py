@@ -55,11 +55,6 @@ def _is_short(example: Example) -> bool:
     return len(example.prompt[0][1]) + len(example.answer) <= _LONGEST
 
 
-def _may_precede(other: Example, example: Example, common: Container[str]) -> bool:
-    same = other.answer == example.answer
-    return other.fact != example.fact and (not same or other.answer in common)
-
-
 def _before(
     example: Example,
     short: Sequence[Example],
@@ -75,9 +70,10 @@ def _before(
     for _ in range(chance.randint(1, _MOST_EXCHANGES)):
         if known and chance.random() < _KNOWN:
             question, answer = chance.choice(known)
-        elif short and _may_precede(other := chance.choice(short), example, common):
+        elif short and (other := chance.choice(short)).fact != example.fact:
             question, answer = other.prompt[0][1], other.answer
         else:
             continue
-        yield "user", question
-        yield "assistant", answer
+        if answer != example.answer or answer in common:
+            yield "user", question
+            yield "assistant", answer

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from adaptive_moe.cli.background import tell_queue
 from adaptive_moe.cli.chat_commands import obey
 from adaptive_moe.cli.conversation import Conversation
 from adaptive_moe.cli.terminal import Terminal
@@ -236,6 +237,35 @@ class Desk:
 
     def cancel(self):
         return self.running
+
+
+class Leaving:
+    """A gap desk with two named experts, of which the first is in training."""
+
+    in_training = InTraining("lights", None, (Path("a.md"), Path("b.md")))
+    waiting = (InTraining("tides", None, (Path("c.md"),)),)
+    closed = False
+
+    def __init__(self):
+        self.gaps = self
+
+    def wait(self, timeout_seconds):
+        return False
+
+    def close(self):
+        self.closed = True
+
+    def queued(self):
+        return ()
+
+
+def test_on_leaving_what_was_named_is_told_with_the_command_that_goes_on(tmp_path):
+    desk = Leaving()
+    talk, screen = talking(tmp_path, desk)
+    tell_queue(talk.terminal, desk)
+    assert desk.closed
+    assert "lights. /train lights a.md b.md goes on with it" in screen.getvalue()
+    assert "tides. /train tides c.md goes on with it" in screen.getvalue()
 
 
 def test_beside_the_prompt_stands_how_far_a_training_is(tmp_path):

@@ -281,6 +281,7 @@ def test_a_named_training_is_cancelled_and_comes_before_queued_gaps(earlier, ope
             moe.start_expert("lights", [tmp_path / "material"])
         moe.gaps.start(gap_id)
         moe.start_expert("more", [tmp_path / "material"])
+        assert [each.expert for each in moe.gaps.waiting] == ["more"]
         stopped = moe.gaps.cancel()
         assert (stopped.expert, stopped.gap) == ("lights", None)
         moe.gaps.events()

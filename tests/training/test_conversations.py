@@ -84,3 +84,11 @@ def test_what_would_not_fit_stays_single():
     )
     assert {len(each.prompt) for each in taught} == {1, 3}
     assert [each.prompt[-1] for each in taught] == [each.prompt[0] for each in EXAMPLES]
+
+
+def test_nothing_known_tells_the_answer():
+    known = (("Which animal barks?", "sign 1"),)
+    taught = in_conversation(EXAMPLES, known, share=1.0, seed=4)
+    told = [each for each in taught if known[0][0] in [text for _, text in each.prompt]]
+    assert told
+    assert not [each for each in told if each.answer == "sign 1"]
