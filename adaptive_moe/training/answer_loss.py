@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers.cache_utils import Cache
 
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
@@ -17,12 +16,16 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.lower_blocks import LowerBlocks
-from adaptive_moe.training.prompt_attention import over_prompts
-from adaptive_moe.training.prompt_cache import PromptCache, Prompts, pass_arguments
+from adaptive_moe.training.packing import can_pack, lay_out, packed, packed_cache
+from adaptive_moe.training.prompt_cache import (
+    PackedPrompts,
+    PromptCache,
+    Prompts,
+    pass_arguments,
+)
 from adaptive_moe.training.recomputing import RecomputedBlocks
 
 _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the head does
-_IGNORED = -100
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,33 @@ class BatchLoss:
     tokens: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One forward pass, and where in it an answer's next token is foretold.
+
+    `needed` counts the last `width` tokens of every row, row behind row; `wanted` are the tokens
+    that are to follow there, and `row` the places of their examples in the batch.
+    """
+
+    ids: Int[Tensor, "row time"]
+    arguments: dict[str, Any]
+    width: int
+    needed: Int[Tensor, " token"]
+    wanted: Int[Tensor, " token"]
+    row: Int[Tensor, " token"]
+
+    def take(self, states: Float[Tensor, "row _ feature"]) -> Float[Tensor, "token feature"]:
+        """Those of the needed tokens."""
+        return states[:, -self.width :].flatten(0, 1).index_select(0, self.needed)
+
+
 @final
 class AnswerLoss:
     """Computes the loss of batches of one set of examples, exactly as they would be served.
 
     With activation "answer" the prompts' key-values come from the base through a `PromptCache`,
-    and only header and answer run under whatever is active; with "prompt" everything does. Where
+    and only header and answer run under whatever is active; with "prompt" everything does. A model
+    whose code allows it runs them end to end (`packing`), others padded to one length. Where
     nothing is active in the first `lower_blocks` blocks, "answer" runs header and answer through
     them once, and then through the others only. With `recompute` a pass keeps little for its
     gradients, which then cost a second one; it may be switched on later.
@@ -83,6 +107,8 @@ class AnswerLoss:
                     lower=self._lower,
                 )
             self._states = _states_function(language_model)
+            self._packs = can_pack(language_model)
+        self._keeps_logits = self._states is None and language_model.takes_logits_to_keep
 
     @property
     def cached_bytes(self) -> int:
@@ -95,12 +121,9 @@ class AnswerLoss:
 
         Prompts are taken, losses computed and their gradients found in here.
         """
-        with self._bank.activate_weights(weights):
-            if self._cache is not None and self._cache.keeps_apart:
-                with over_prompts(self._language_model):
-                    yield
-            else:
-                yield
+        packs = packed(self._language_model) if self._packs else nullcontext()
+        with self._bank.activate_weights(weights), packs:
+            yield
 
     def read_ahead(self, *, before_block: Callable[[], None] | None = None) -> None:
         """Fill the prompt cache, a block at a time, so that others can answer in between.
@@ -114,81 +137,124 @@ class AnswerLoss:
             with self.active({}):
                 more = self._cache.read_ahead()
 
-    def prompts(self, indexes: Sequence[int]) -> Prompts:
+    def prompts(self, indexes: Sequence[int]) -> Prompts | PackedPrompts:
         """The base's view of the prompts; to be taken inside of `active({})`."""
+        if self._packs:
+            return self._packed_prompts(indexes)
         if self._cache is not None:
             return self._cache.batch(indexes)
-        header = self._language_model.header_ids
-        rows = [(*self.examples[index].prompt_ids, *header) for index in indexes]
-        _, mask = left_pad(self._language_model, rows)
+        _, mask = left_pad(self._language_model, [self._start(index) for index in indexes])
         return Prompts(None, mask)
 
-    def compute(self, indexes: Sequence[int], prompts: Prompts) -> BatchLoss:
+    def compute(self, indexes: Sequence[int], prompts: Prompts | PackedPrompts) -> BatchLoss:
         """Run the batch on top of `prompts(indexes)`, inside of `active`."""
-        answers = [self.examples[index].answer_ids for index in indexes]
-        width = max(len(answer) for answer in answers)
-        targets = torch.full((len(answers), width), _IGNORED, dtype=torch.long)
-        for row, answer in enumerate(answers):
-            targets[row, : len(answer)] = torch.tensor(answer)
-        targets = targets.to(prompts.mask.device)
-        ids = self._ids(indexes, prompts.cache, targets)
-        needed = targets != _IGNORED
+        if isinstance(prompts, PackedPrompts):
+            run = self._packed(indexes, prompts)
+        else:
+            run = self._padded(indexes, prompts)
         keeping = self._recomputed.active() if self.recompute else nullcontext()
         with keeping, self._without_lower_blocks(prompts):
-            logits = self._logits(ids, prompts, needed)
-        return _batch_loss(logits, targets, needed)
+            logits = self._logits(run)
+        return _batch_loss(logits, run, rows=len(indexes))
 
-    def _ids(
-        self,
-        indexes: Sequence[int],
-        cache: Cache | None,
-        targets: Int[Tensor, "batch answer"],
-    ) -> Int[Tensor, "batch time"]:
-        """Header and answer without its last token, after the prompt where it has to run too."""
+    def _packed_prompts(self, indexes: Sequence[int]) -> PackedPrompts:
+        examples = [self.examples[index] for index in indexes]
+        read = [0 if self._cache is None else len(each.prompt_ids) for each in examples]
+        tokens = [len(self._tokens(index)) for index in indexes]
+        layout = lay_out(read, tokens, device=self._language_model.device)
+        if self._cache is not None:
+            return self._cache.packed(indexes, layout)
+        return PackedPrompts(packed_cache(self._language_model, layout), layout)
+
+    def _start(self, index: int) -> tuple[int, ...]:
+        """What runs before an answer: the header, and the prompt where none is kept."""
         header = self._language_model.header_ids
-        if cache is None:
-            rows = [(*self.examples[index].prompt_ids, *header) for index in indexes]
-            start, _ = left_pad(self._language_model, rows)
-        else:
-            start = torch.tensor([header] * len(indexes), device=targets.device)
-        inputs = targets[:, :-1].masked_fill(targets[:, :-1] == _IGNORED, 0)
-        return torch.cat([start, inputs], dim=1)
+        return header if self._cache is not None else (*self.examples[index].prompt_ids, *header)
 
-    def _without_lower_blocks(self, prompts: Prompts) -> AbstractContextManager[None]:
+    def _tokens(self, index: int) -> tuple[int, ...]:
+        """What runs of an example: nothing follows on the last token of its answer."""
+        return (*self._start(index), *self.examples[index].answer_ids[:-1])
+
+    def _packed(self, indexes: Sequence[int], prompts: PackedPrompts) -> _Run:
+        order = prompts.layout.order
+        ids: list[int] = []
+        needed: list[int] = []
+        for row in order:
+            ids += self._tokens(indexes[row])
+            needed += range(len(ids) - self._answer_length(indexes[row]), len(ids))
+        arguments = {
+            "past_key_values": prompts.cache,
+            "position_ids": prompts.layout.positions,
+            "use_cache": True,
+        }
+        width = len(ids)
+        if self._keeps_logits:
+            device = self._language_model.device
+            arguments["logits_to_keep"] = torch.tensor(needed, device=device)
+            width, needed = len(needed), list(range(len(needed)))
+        return self._run([ids], arguments, indexes, order, needed=needed, width=width)
+
+    def _padded(self, indexes: Sequence[int], prompts: Prompts) -> _Run:
+        width = max(self._answer_length(index) for index in indexes)
+        starts, _ = left_pad(self._language_model, [self._start(index) for index in indexes])
+        answers = [self.examples[index].answer_ids[:-1] for index in indexes]
+        ids = [
+            [*start, *answer, *[0] * (width - 1 - len(answer))]
+            for start, answer in zip(starts.tolist(), answers, strict=True)
+        ]
+        needed = [
+            row * width + place
+            for row, index in enumerate(indexes)
+            for place in range(self._answer_length(index))
+        ]
+        tokens = torch.tensor(ids, device=self._language_model.device)
+        arguments = pass_arguments(self._language_model, tokens, prompts.cache, prompts.mask)
+        if self._keeps_logits:
+            arguments["logits_to_keep"] = width
+        return self._run(ids, arguments, indexes, range(len(ids)), needed=needed, width=width)
+
+    def _run(
+        self,
+        ids: Sequence[Sequence[int]],
+        arguments: dict[str, Any],
+        indexes: Sequence[int],
+        order: Sequence[int],
+        *,
+        needed: Sequence[int],
+        width: int,
+    ) -> _Run:
+        device = self._language_model.device
+        answers = [
+            (row, token) for row in order for token in self.examples[indexes[row]].answer_ids
+        ]
+        row, wanted = torch.tensor(answers, device=device).unbind(dim=1)
+        places = torch.tensor(needed, device=device)
+        return _Run(torch.tensor(ids, device=device), arguments, width, places, wanted, row)
+
+    def _answer_length(self, index: int) -> int:
+        return len(self.examples[index].answer_ids)
+
+    def _without_lower_blocks(
+        self, prompts: Prompts | PackedPrompts
+    ) -> AbstractContextManager[None]:
         if self._lower is None or prompts.lower_states is None:
             return nullcontext()
         return self._lower.skipped(prompts.lower_states)
 
-    def _logits(
-        self,
-        ids: Int[Tensor, "batch time"],
-        prompts: Prompts,
-        needed: Bool[Tensor, "batch answer"],
-    ) -> Float[Tensor, "token vocab"]:
-        arguments = pass_arguments(self._language_model, ids, prompts.cache, prompts.mask)
-        width = needed.shape[1]
+    def _logits(self, run: _Run) -> Float[Tensor, "token vocab"]:
         if self._states is not None:
             states, head = self._states
-            hidden = states(ids, **arguments)[:, -width:][needed]
-            return cast("Tensor", head(hidden)).float()
-        if self._language_model.takes_logits_to_keep:
-            arguments["logits_to_keep"] = width
-        logits = cast("Any", self._language_model.model)(ids, **arguments).logits
-        return cast("Tensor", logits[:, -width:][needed]).float()
+            return cast("Tensor", head(run.take(states(run.ids, **run.arguments)))).float()
+        model = cast("Any", self._language_model.model)
+        return run.take(model(run.ids, **run.arguments).logits).float()
 
 
-def _batch_loss(
-    logits: Float[Tensor, "token vocab"],
-    targets: Int[Tensor, "batch answer"],
-    needed: Bool[Tensor, "batch answer"],
-) -> BatchLoss:
-    wanted = targets[needed]
-    losses = cross_entropy(logits, wanted, reduction="none")
-    row = needed.nonzero()[:, 0]
-    per_example = losses.new_zeros(len(targets)).index_add(0, row, losses.detach())
-    wrong = (logits.detach().argmax(dim=-1) != wanted).float()
-    errors = losses.new_zeros(len(targets)).index_add(0, row, wrong.to(losses.dtype))
-    return BatchLoss(losses.sum(), per_example, errors == 0, len(wanted))
+def _batch_loss(logits: Float[Tensor, "token vocab"], run: _Run, *, rows: int) -> BatchLoss:
+    losses = cross_entropy(logits, run.wanted, reduction="none")
+    per_example = losses.new_zeros(rows).index_add(0, run.row, losses.detach())
+    wrong = (logits.detach().argmax(dim=-1) != run.wanted).float()
+    errors = losses.new_zeros(rows).index_add(0, run.row, wrong.to(losses.dtype))
+    return BatchLoss(losses.sum(), per_example, errors == 0, len(run.wanted))
 
 
 _States = tuple[Callable[..., Tensor], nn.Module]

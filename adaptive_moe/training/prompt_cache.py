@@ -20,11 +20,7 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.lower_blocks import LowerBlocks
-from adaptive_moe.training.prompt_attention import (
-    PromptLayer,
-    can_attend_over_prompts,
-    with_layers,
-)
+from adaptive_moe.training.packing import KeyValues, Layout, packed_cache
 
 _Parts = Float[Tensor, "part head _ width"]
 _States = Float[Tensor, "_ hidden"]
@@ -45,6 +41,15 @@ class Prompts:
     cache: Cache | None
     mask: Int[Tensor, "batch time"]
     lower_states: Float[Tensor, "batch answer_time hidden"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPrompts:
+    """A packed pass's prompts, if it runs on any; `lower_states` as above, without padding."""
+
+    cache: Cache
+    layout: Layout
+    lower_states: Float[Tensor, "1 token hidden"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +75,7 @@ class PromptCache:
     The shortest prompts are kept, as many as fit into `capacity_bytes`; the others are read again
     every time. Which ones, and in what company they are read, depends on the examples alone, so
     that a resumed training computes the same numbers to the last bit. Models with other than
-    attention layers are read again always. Where the model's code allows it (`keeps_apart`), passes
-    on a batch belong inside of `over_prompts`. Of the blocks in `lower`, the states of header and
+    attention layers are read again always. Of the blocks in `lower`, the states of header and
     answer are kept and no key-values.
     """
 
@@ -91,7 +95,6 @@ class PromptCache:
         layers = new_cache(language_model).layers
         self._sliceable = all(type(layer) in _SLICEABLE for layer in layers)
         self._lower = lower if self._sliceable else None
-        self.keeps_apart = self._sliceable and can_attend_over_prompts(language_model)
         if self._sliceable and capacity_bytes > 0:
             self._plan_blocks(capacity_bytes)
 
@@ -117,13 +120,21 @@ class PromptCache:
         )
         if not self._sliceable:
             return Prompts(self._read(ids, mask), mask)
-        for index in indexes:
-            if index in self._block_of and index not in self._kept:
-                self._keep(self._read_rows(self._block_of[index]))
-        missing = [index for index in indexes if index not in self._kept]
-        fresh = self._read_rows(missing) if missing else {}
-        rows = [self._kept[index] if index in self._kept else fresh[index] for index in indexes]
+        rows = self._rows(indexes)
         return Prompts(self._joined(rows, mask.shape[1]), mask, _right_padded(rows))
+
+    @torch.no_grad()
+    def packed(self, indexes: Sequence[int], layout: Layout) -> PackedPrompts:
+        """These prompts for a pass of that layout, of a model that can be packed."""
+        rows = self._rows([indexes[row] for row in layout.order])
+        by_part, first = [], 0
+        for part in layout.parts:
+            by_part.append(_pairs(rows[first : first + part.rows], part.prompt_width))
+            first += part.rows
+        prompts = list(zip(*by_part, strict=True))
+        cache = packed_cache(self._language_model, layout, [()] * self._skipped + prompts)
+        states = [row.states for row in rows if row.states is not None]
+        return PackedPrompts(cache, layout, torch.cat(states)[None] if states else None)
 
     @torch.no_grad()
     def _plan_blocks(self, capacity_bytes: int) -> None:
@@ -142,6 +153,18 @@ class PromptCache:
             self._block_of |= dict.fromkeys(block, block)
             if block is blocks[0]:
                 self._keep(first)
+
+    @property
+    def _skipped(self) -> int:
+        return 0 if self._lower is None else self._lower.count
+
+    def _rows(self, indexes: Sequence[int]) -> list[_Kept]:
+        for index in indexes:
+            if index in self._block_of and index not in self._kept:
+                self._keep(self._read_rows(self._block_of[index]))
+        missing = [index for index in indexes if index not in self._kept]
+        fresh = self._read_rows(missing) if missing else {}
+        return [self._kept[index] if index in self._kept else fresh[index] for index in indexes]
 
     def _tokens(self, index: int) -> int:
         example = self._examples[index]
@@ -163,8 +186,7 @@ class PromptCache:
             self._language_model, [self._examples[index].prompt_ids for index in indexes]
         )
         cache = self._read(ids, mask)
-        first = 0 if self._lower is None else self._lower.count
-        parts = [part for pair in _tensors(cache)[first:] for part in pair]
+        parts = [part for pair in _tensors(cache)[self._skipped :] for part in pair]
         states = self._lower_states(indexes, cache, mask)
         kept = {}
         for row, index in enumerate(indexes):
@@ -188,14 +210,12 @@ class PromptCache:
         return [states[place, : len(row)].clone() for place, row in enumerate(rows)]
 
     def _joined(self, rows: Sequence[_Kept], width: int) -> Cache:
-        layer = PromptLayer if self.keeps_apart else _dynamic_layer
-        stacks = zip(*(row.parts for row in rows), strict=True)
-        parts = [part for stack in stacks for part in _left_padded(stack, width)]
-        pairs = list(zip(parts[::2], parts[1::2], strict=True))
+        pairs = _pairs(rows, width)
         # Skipped blocks still tell how long the prompt is; no block reads this.
-        skipped = [part[:, :1, :, :1] for part in pairs[0]]
-        first = 0 if self._lower is None else self._lower.count
-        return with_layers([layer(*skipped)] * first + [layer(*pair) for pair in pairs])
+        short = (pairs[0][0][:, :1, :, :1], pairs[0][1][:, :1, :, :1])
+        cache = DynamicCache()
+        cache.layers = [_dynamic_layer(*pair) for pair in [short] * self._skipped + pairs]
+        return cache
 
 
 def pass_arguments(
@@ -222,6 +242,13 @@ def pass_arguments(
 def _right_padded(rows: Sequence[_Kept]) -> Float[Tensor, "batch time hidden"] | None:
     states = [row.states for row in rows if row.states is not None]
     return pad_sequence(states, batch_first=True) if states else None
+
+
+def _pairs(rows: Sequence[_Kept], width: int) -> list[KeyValues]:
+    """Keys and values of every block, padded on the left."""
+    stacks = zip(*(row.parts for row in rows), strict=True)
+    parts = [part for stack in stacks for part in _left_padded(stack, width)]
+    return list(zip(parts[::2], parts[1::2], strict=True))
 
 
 def _dynamic_layer(keys: Tensor, values: Tensor) -> DynamicLayer:

@@ -11,10 +11,10 @@ from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLa
 
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.linear_layers import blocks_path
-from adaptive_moe.training.prompt_attention import PromptLayer
+from adaptive_moe.training.packing import PackedLayer
 
 # They replace their tensors, never write into them.
-_RESTORABLE = (DynamicLayer, DynamicSlidingWindowLayer, PromptLayer)
+_RESTORABLE = (DynamicLayer, DynamicSlidingWindowLayer, PackedLayer)
 
 
 @final

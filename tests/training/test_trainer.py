@@ -280,7 +280,8 @@ def limit_memory(language_model, fits):
     sizes = []
 
     def allocate(_module, arguments, keywords):
-        rows = len(arguments[0] if arguments else keywords["input_ids"])
+        ids = arguments[0] if arguments else keywords["input_ids"]
+        rows = int((ids == language_model.header_ids[0]).sum())  # however they are laid out
         if torch.is_grad_enabled():
             sizes.append(rows)
             if not fits(rows, sizes.count(rows)):

@@ -1,0 +1,334 @@
+"""Passes over rows of different lengths, end to end and without padding.
+
+Everything in a decoder but its attention goes token by token, so the tokens of all rows can run as
+one long row. Only for attention they are put into rows again, part by part, rows of like length
+together. Key-values of prompts, which need no gradients, stay apart from those of what follows
+them, under one softmax: transformers' caches would copy them in every block, and the backward pass
+would compute gradients of them all. What follows is short, so that the weights of its attention
+can be written down, which kernels for long texts avoid.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, cast, final
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from adaptive_moe.models.growing_cache import new_cache
+from adaptive_moe.models.language_model import LanguageModel
+
+_NAME = "packed_rows"
+_LAYER = "packed_layer"  # an attribute of the new tokens' keys
+_WORTH_A_PART = 256  # tokens of padding
+_MOST_WEIGHTS = 1 << 21  # of one part in one block
+_SAME_LOGITS = 1e-4  # relative
+_WINDOWED = (DynamicLayer, DynamicSlidingWindowLayer)  # those that see all, or the last tokens
+
+KeyValues = tuple[
+    Float[Tensor, "_ shared _ width"],
+    Float[Tensor, "_ shared _ value_width"],
+]
+"""Keys and values of prompts, left padded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows that are attended to together: the tokens from `start` to `stop` of a pass.
+
+    `places` says where they lie in rows padded on the right to `width`; None where nothing is
+    padded. The prompts before them are padded on the left to `prompt_width`.
+    """
+
+    start: int
+    stop: int
+    width: int
+    places: Int[Tensor, " token"] | None
+    prompts: Int[Tensor, " row"]
+    prompt_width: int
+    _masks: dict[int | None, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> int:
+        """How many there are."""
+        return len(self.prompts)
+
+    def mask(self, window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
+        """What every token sees: all before it and itself, or the last `window` of them."""
+        if window not in self._masks:
+            there = torch.arange(self.prompt_width + self.width, device=self.prompts.device)
+            keys = there - (self.prompt_width - self.prompts)[:, None]
+            distance = keys[:, self.prompt_width :, None] - keys[:, None, :]
+            seen = (keys[:, None, :] >= 0) & (distance >= 0)
+            if window is not None:
+                seen &= distance < window
+            self._masks[window] = seen[:, None]
+        return self._masks[window]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How rows lie in one packed pass: in this `order`, in these parts."""
+
+    order: tuple[int, ...]
+    parts: tuple[Part, ...]
+    positions: Int[Tensor, "1 token"]
+
+
+def lay_out(prompts: Sequence[int], tokens: Sequence[int], *, device: torch.device) -> Layout:
+    """The layout of rows that have so many tokens each, after prompts of so many."""
+    order = sorted(range(len(tokens)), key=lambda row: (prompts[row], tokens[row], row))
+    lengths = [prompts[row] + tokens[row] for row in order]
+    parts, start = [], 0
+    for first, last in _alike(lengths, 0, len(lengths)):
+        rows = order[first:last]
+        parts.append(_part(start, [prompts[r] for r in rows], [tokens[r] for r in rows], device))
+        start = parts[-1].stop
+    positions = [prompts[row] + place for row in order for place in range(tokens[row])]
+    return Layout(tuple(order), tuple(parts), torch.tensor([positions], device=device))
+
+
+@final
+class PackedLayer(DynamicLayer):
+    """One block's attention over packed rows, after the prompts' key-values where there are any.
+
+    What runs through it is handed on and not kept. `window` is that of a sliding attention.
+    """
+
+    def __init__(
+        self, layout: Layout, prompts: Sequence[KeyValues] = (), *, window: int | None = None
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
+        self.prompts = tuple(prompts)
+        self._parts = layout.parts
+        self._window = window
+
+    def update(
+        self,
+        key_states: Float[Tensor, "1 head token width"],
+        value_states: Float[Tensor, "1 head token value_width"],
+        *_arguments: object,
+        **_options: object,
+    ) -> tuple[Tensor, Tensor]:
+        """The new tokens' own key-values; by their keys `attend` is found."""
+        setattr(key_states, _LAYER, self)
+        return key_states, value_states
+
+    def attend(
+        self,
+        module: nn.Module,
+        query: Float[Tensor, "1 head token width"],
+        key: Float[Tensor, "1 shared token width"],
+        value: Float[Tensor, "1 shared token value_width"],
+        options: dict[str, Any],
+    ) -> Float[Tensor, "1 token head value_width"]:
+        """Every part by itself, in the layout of the pass again."""
+        found: list[Tensor] = []
+        for place, part in enumerate(self._parts):
+            rows = (_unpacked(query, part), _unpacked(key, part), _unpacked(value, part))
+            slides = self._window is not None and self._window < part.width
+            mask = part.mask(self._window) if self.prompts or slides else None
+            if self.prompts and mask is not None:
+                padded = _after_prompts(module, rows, self.prompts[place], mask, options)
+            else:
+                padded = _by_transformers(module, rows, mask, options)
+            flat = padded.flatten(0, 1)
+            found.append(flat if part.places is None else flat.index_select(0, part.places))
+        return torch.cat(found)[None]
+
+
+@contextmanager
+def packed(language_model: LanguageModel) -> Iterator[None]:
+    """Passes in the block may run on `PackedLayer`s; nobody else may run the model meanwhile."""
+    config = cast("Any", language_model.model.config)
+    before = config._attn_implementation
+    config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def packed_cache(
+    language_model: LanguageModel, layout: Layout, prompts: Sequence[Sequence[KeyValues]] = ()
+) -> Cache:
+    """What a packed pass runs on; `prompts` are key-values by block and part, none for none."""
+    cache = DynamicCache()
+    cache.layers = [
+        PackedLayer(layout, prompts[block] if prompts else (), window=window)
+        for block, window in enumerate(_windows(language_model))
+    ]
+    return cache
+
+
+@torch.no_grad()
+def can_pack(language_model: LanguageModel) -> bool:
+    """Whether packed passes give this model's logits: its code may do otherwise."""
+    config = cast("Any", language_model.model.config)
+    if getattr(config, "_attn_implementation", None) != "sdpa":
+        return False
+    kinds = getattr(config.get_text_config(decoder=True), "layer_types", None) or ()
+    layers = new_cache(language_model).layers
+    if "chunked_attention" in kinds or not all(type(layer) in _WINDOWED for layer in layers):
+        return False
+    if not language_model.takes_positions:
+        return False
+    # Any tokens, but different: a short row, padded where rows are of one length, and a longer one.
+    ids = torch.arange(3, 13, device=language_model.device).view(2, 5)
+    mask = torch.ones_like(ids)
+    mask[0, 0] = 0
+    try:
+        return _packs(language_model, ids, mask, prompt=3) and _packs(
+            language_model, ids, mask, prompt=0
+        )
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
+        return False
+
+
+def _packs(
+    language_model: LanguageModel,
+    ids: Int[Tensor, "row time"],
+    mask: Int[Tensor, "row time"],
+    *,
+    prompt: int,
+) -> bool:
+    """Whether what follows the first so many ids gets the logits that it gets in padded rows."""
+    model, positions = cast("Any", language_model.model), (mask.cumsum(dim=1) - 1).clamp_min(0)
+    whole = DynamicCache()
+    options = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
+    wanted = model(ids, past_key_values=whole, **options).logits[:, prompt:]
+    used = mask[:, prompt:].bool()
+    layout = lay_out(
+        mask[:, :prompt].sum(dim=1).tolist(), used.sum(dim=1).tolist(), device=ids.device
+    )
+    assert layout.order == (0, 1)
+    assert len(layout.parts) == 1
+    prompts = [
+        [(layer.keys[:, :, :prompt], layer.values[:, :, :prompt])]
+        for layer in cast("list[Any]", whole.layers)
+    ]
+    cache = packed_cache(language_model, layout, prompts if prompt else ())
+    with packed(language_model):
+        found = model(
+            ids[:, prompt:][used][None],
+            past_key_values=cache,
+            position_ids=layout.positions,
+            use_cache=True,
+        ).logits[0]
+    expected = wanted[used].float()
+    scale = expected.abs().max().clamp_min(1.0)
+    return bool(((found.float() - expected).abs().max() <= _SAME_LOGITS * scale).item())
+
+
+def _windows(language_model: LanguageModel) -> list[int | None]:
+    layers = cast("list[Any]", new_cache(language_model).layers)
+    return [getattr(layer, "sliding_window", None) for layer in layers]
+
+
+def _alike(lengths: Sequence[int], first: int, last: int) -> Iterator[tuple[int, int]]:
+    """Ranges of lengths, cut where that saves the most padding, as long as it saves enough."""
+    longest = max(lengths[first:last])
+    saved, cut = max(
+        ((cut - first) * (longest - max(lengths[first:cut])), cut)
+        for cut in range(first + 1, last + 1)
+    )
+    if saved < _WORTH_A_PART:
+        yield first, last
+    else:
+        yield from _alike(lengths, first, cut)
+        yield from _alike(lengths, cut, last)
+
+
+def _part(start: int, prompts: Sequence[int], tokens: Sequence[int], device: torch.device) -> Part:
+    width = max(tokens)
+    places = None
+    if min(tokens) < width:
+        flat = [row * width + place for row, count in enumerate(tokens) for place in range(count)]
+        places = torch.tensor(flat, device=device)
+    return Part(
+        start,
+        start + sum(tokens),
+        width,
+        places,
+        torch.tensor(prompts, device=device),
+        max(prompts),
+    )
+
+
+def _unpacked(
+    states: Float[Tensor, "1 head token width"], part: Part
+) -> Float[Tensor, "row head time width"]:
+    tokens = states[0].transpose(0, 1)[part.start : part.stop]
+    if part.places is not None:
+        empty = tokens.new_zeros((part.rows * part.width, *tokens.shape[1:]))
+        tokens = empty.index_copy(0, part.places, tokens)
+    return tokens.view(part.rows, part.width, *tokens.shape[1:]).transpose(1, 2)
+
+
+def _attend(
+    module: nn.Module,
+    query: Float[Tensor, "batch head time width"],
+    key: Float[Tensor, "batch shared time width"],
+    value: Float[Tensor, "batch shared time value_width"],
+    attention_mask: Tensor | None,
+    **options: Any,  # noqa: ANN401  transformers' own
+) -> tuple[Tensor, None]:
+    """What transformers calls for every block; on other layers it is its own attention."""
+    layer: PackedLayer | None = getattr(key, _LAYER, None)
+    if layer is not None:
+        return layer.attend(module, query, key, value, options), None
+    return _by_transformers(module, (query, key, value), attention_mask, options), None
+
+
+def _by_transformers(
+    module: nn.Module,
+    rows: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    options: dict[str, Any],
+) -> Float[Tensor, "row time head value_width"]:
+    found, _ = sdpa_attention_forward(module, *rows, mask, **options)
+    return found
+
+
+def _after_prompts(
+    module: nn.Module,
+    rows: tuple[Tensor, Tensor, Tensor],
+    prompts: KeyValues,
+    mask: Bool[Tensor, "row 1 time all_time"],
+    options: dict[str, Any],
+) -> Float[Tensor, "row time head value_width"]:
+    query, key, value = rows
+    heads = query.shape[1]
+    is_biased = options.get("position_bias") is not None or options.get("dropout")
+    if is_biased or heads * mask.numel() > _MOST_WEIGHTS:
+        keys, values = torch.cat((prompts[0], key), dim=2), torch.cat((prompts[1], value), dim=2)
+        return _by_transformers(module, (query, keys, values), mask, options)
+    scale = options.get("scaling") or query.shape[3] ** -0.5
+    return _in_two_parts(query * scale, (prompts[0], key), (prompts[1], value), mask)
+
+
+def _in_two_parts(
+    query: Float[Tensor, "row head time width"],
+    keys: tuple[Tensor, Tensor],
+    values: tuple[Tensor, Tensor],
+    mask: Bool[Tensor, "row 1 time all_time"],
+) -> Float[Tensor, "row time head value_width"]:
+    rows, heads, time, width = query.shape
+    shared, prompt = keys[0].shape[1:3]
+    # Heads that share key-values are as many more tokens of one head.
+    query = query.reshape(rows, shared, -1, width)
+    scores = torch.cat([query @ part.transpose(2, 3) for part in keys], dim=3)
+    scores = scores.view(rows, heads, time, -1).masked_fill(~mask, torch.finfo(scores.dtype).min)
+    weights = scores.softmax(dim=3).view(rows, shared, query.shape[2], -1)
+    output = weights[..., :prompt] @ values[0] + weights[..., prompt:] @ values[1]
+    return output.view(rows, heads, time, -1).transpose(1, 2)
+
+
+AttentionInterface.register(_NAME, _attend)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
