@@ -26,7 +26,7 @@ from adaptive_moe.models.language_model import LanguageModel
 
 _NAME = "packed_rows"
 _LAYER = "packed_layer"  # an attribute of the new tokens' keys
-_WORTH_A_PART = 256  # tokens of padding
+_WORTH_A_PART = 1024  # tokens of padding: with less, further parts cost what they save
 _MOST_WEIGHTS = 1 << 21  # of one part in one block
 _SAME_LOGITS = 1e-4  # relative
 _WINDOWED = (DynamicLayer, DynamicSlidingWindowLayer)  # those that see all, or the last tokens

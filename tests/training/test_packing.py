@@ -60,7 +60,7 @@ def test_the_model_has_its_own_attention_again_whatever_happens():
 
 
 def test_rows_of_like_length_lie_together():
-    layout = lay_out((200, 3, 190, 4), (2, 5, 2, 1), device=_CPU)
+    layout = lay_out((800, 3, 790, 4), (2, 5, 2, 1), device=_CPU)
     assert layout.order == (1, 3, 2, 0)
     short, long = layout.parts
     assert [(part.start, part.stop, part.width) for part in (short, long)] == [
@@ -70,7 +70,7 @@ def test_rows_of_like_length_lie_together():
     assert short.prompts.tolist() == [3, 4]
     assert short.places.tolist() == [0, 1, 2, 3, 4, 5]
     assert long.places is None
-    assert layout.positions.tolist() == [[3, 4, 5, 6, 7, 4, 190, 191, 200, 201]]
+    assert layout.positions.tolist() == [[3, 4, 5, 6, 7, 4, 790, 791, 800, 801]]
 
 
 def test_little_padding_is_worth_no_part():
