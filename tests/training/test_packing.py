@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from adaptive_moe.training import packing
+from adaptive_moe.training import answer_loss, packing
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.packing import PackedLayer, can_pack, lay_out, packed
@@ -121,3 +121,21 @@ def test_many_weights_are_never_written_down(monkeypatch, examples, make_bank):
             prompts = loss.prompts(range(6))
             totals.append(loss.compute(range(6), prompts).total)
     assert torch.allclose(*totals, rtol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_a_model_whose_head_cannot_be_parted_gives_the_same_loss(
+    activation, monkeypatch, examples, make_bank
+):
+    language_model = tiny_language_model("llama")
+    bank = make_bank(language_model)
+    encoded = encode_examples(language_model, examples[:6]).examples
+    found = []
+    for parts in (answer_loss._states_function, lambda _model: None):
+        monkeypatch.setattr(answer_loss, "_states_function", parts)
+        loss = AnswerLoss(
+            language_model, bank, encoded, activation=activation, prompt_cache_bytes=1 << 20
+        )
+        with loss.active({}):
+            found.append(loss.compute([4, 0, 5], loss.prompts([4, 0, 5])).per_example)
+    assert torch.allclose(*found, rtol=1e-5)
