@@ -83,6 +83,11 @@ def new_cache(language_model: LanguageModel) -> Cache:
     return DynamicCache(config=cast("Any", language_model.model.config))
 
 
+def is_attention_alone(cache: Cache) -> bool:
+    """Whether every layer of a new cache keeps keys and values by token, of all or the last."""
+    return all(type(layer) in {DynamicLayer, DynamicSlidingWindowLayer} for layer in cache.layers)
+
+
 def fork(cache: Cache) -> Cache:
     """A second cache with the same content; continuing one leaves the other as it was.
 

@@ -192,7 +192,8 @@ class AnswerLoss:
             device = self._language_model.device
             arguments["logits_to_keep"] = torch.tensor(needed, device=device)
             width, needed = len(needed), list(range(len(needed)))
-        return self._run([ids], arguments, indexes, order, needed=needed, width=width)
+        tokens = torch.tensor([ids], device=self._language_model.device)
+        return self._run(tokens, arguments, indexes, order, needed=needed, width=width)
 
     def _padded(self, indexes: Sequence[int], prompts: Prompts) -> _Run:
         width = max(self._answer_length(index) for index in indexes)
@@ -211,11 +212,11 @@ class AnswerLoss:
         arguments = pass_arguments(self._language_model, tokens, prompts.cache, prompts.mask)
         if self._keeps_logits:
             arguments["logits_to_keep"] = width
-        return self._run(ids, arguments, indexes, range(len(ids)), needed=needed, width=width)
+        return self._run(tokens, arguments, indexes, range(len(ids)), needed=needed, width=width)
 
     def _run(
         self,
-        ids: Sequence[Sequence[int]],
+        ids: Int[Tensor, "row time"],
         arguments: dict[str, Any],
         indexes: Sequence[int],
         order: Sequence[int],
@@ -229,7 +230,7 @@ class AnswerLoss:
         ]
         row, wanted = torch.tensor(answers, device=device).unbind(dim=1)
         places = torch.tensor(needed, device=device)
-        return _Run(torch.tensor(ids, device=device), arguments, width, places, wanted, row)
+        return _Run(ids, arguments, width, places, wanted, row)
 
     def _answer_length(self, index: int) -> int:
         return len(self.examples[index].answer_ids)

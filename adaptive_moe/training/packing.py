@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from adaptive_moe.models.growing_cache import new_cache
+from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
 
 _NAME = "packed_rows"
@@ -29,7 +29,6 @@ _LAYER = "packed_layer"  # an attribute of the new tokens' keys
 _WORTH_A_PART = 1024  # tokens of padding: with less, further parts cost what they save
 _MOST_WEIGHTS = 1 << 21  # of one part in one block
 _SAME_LOGITS = 1e-4  # relative
-_WINDOWED = (DynamicLayer, DynamicSlidingWindowLayer)  # those that see all, or the last tokens
 
 KeyValues = tuple[
     Float[Tensor, "_ shared _ width"],
@@ -174,8 +173,7 @@ def can_pack(language_model: LanguageModel) -> bool:
     if getattr(config, "_attn_implementation", None) != "sdpa":
         return False
     kinds = getattr(config.get_text_config(decoder=True), "layer_types", None) or ()
-    layers = new_cache(language_model).layers
-    if "chunked_attention" in kinds or not all(type(layer) in _WINDOWED for layer in layers):
+    if "chunked_attention" in kinds or not is_attention_alone(new_cache(language_model)):
         return False
     if not language_model.takes_positions:
         return False

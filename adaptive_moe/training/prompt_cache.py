@@ -8,14 +8,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers.cache_utils import (
-    Cache,
-    DynamicCache,
-    DynamicLayer,
-    DynamicSlidingWindowLayer,
-)
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
-from adaptive_moe.models.growing_cache import new_cache
+from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
@@ -24,8 +19,6 @@ from adaptive_moe.training.packing import KeyValues, Layout, packed_cache
 
 _Parts = Float[Tensor, "part head _ width"]
 _States = Float[Tensor, "_ hidden"]
-_SLICEABLE = (DynamicLayer, DynamicSlidingWindowLayer)
-
 
 _BLOCK = 32  # prompts of similar length that are read together
 
@@ -92,8 +85,7 @@ class PromptCache:
         self._kept: dict[int, _Kept] = {}
         self._block_of: dict[int, list[int]] = {}
         self._used_bytes = 0
-        layers = new_cache(language_model).layers
-        self._sliceable = all(type(layer) in _SLICEABLE for layer in layers)
+        self._sliceable = is_attention_alone(new_cache(language_model))
         self._lower = lower if self._sliceable else None
         if self._sliceable and capacity_bytes > 0:
             self._plan_blocks(capacity_bytes)
