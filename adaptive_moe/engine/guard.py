@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
-from adaptive_moe.engine.grading import BaseGrader
 from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.router_desk import BACKGROUND_FILE, GUARD_FILE, router_folder
@@ -18,48 +16,25 @@ from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import Outside, Placed
-from adaptive_moe.router.domains import Domain, nearest_distances
-from adaptive_moe.router.whitening import Whitening
 from adaptive_moe.training.guarding import GuardItem
 from adaptive_moe.training.phrasings import dress
 
 _BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words
-_SPARE = 2  # times as many guard questions are asked as are wanted; the base may know half of them
+_SPARE = 2  # times as many guard questions are kept as are wanted: the base may know half
 _EXCHANGES = 400  # for conversations
-_NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 
 @dataclass(frozen=True, slots=True)
 class GuardPool:
-    """Questions the base answers right now, with where they lie in its state space.
+    """What the base may be known to answer right, and `background`: other questions.
 
-    `background` are other questions, rightly answered or not, as they stand and every other one
-    in a loose wording too. Boundaries are drawn against them; no source of theirs
-    is among the guard questions, which measure what the boundaries cost.
+    These are rightly answered or not, as they stand and every other one in a loose wording too.
+    Boundaries are drawn against them; no source of theirs is among the guarded, which measure what
+    the boundaries cost.
     """
 
-    questions: tuple[GradedQuestion, ...]
-    states: Float[np.ndarray, "question state"]
+    items: tuple[GuardItem, ...]
     background: Outside
-
-    def choose(
-        self, domain: Domain, whitening: Whitening, *, count: int, seed: int
-    ) -> tuple[GuardItem, ...]:
-        """At most `count` of them: those nearest to the domain, marked near, and random others."""
-        if not self.questions:
-            return ()
-        distances = nearest_distances(whitening.apply(self.states), domain.centroids)
-        order = np.argsort(distances, kind="stable").tolist()
-        near, rest = order[: min(_NEAR, count)], order[min(_NEAR, count) :]
-        chance = random.Random(f"guard {seed}")  # noqa: S311  not for security
-        others = chance.sample(rest, min(len(rest), count - len(near)))
-        return tuple(
-            GuardItem(
-                (("user", self.questions[index].question),), self.questions[index].answer, is_near
-            )
-            for indexes, is_near in ((near, True), (others, False))
-            for index in indexes
-        )
 
 
 def guard_pool(
@@ -72,12 +47,11 @@ def guard_pool(
 ) -> GuardPool:
     """The configured guard file, else the one beside the router, else the base's own words.
 
-    Guard questions from a file are asked first, and only those answered right are kept. For a
-    base nobody has graded, its answers to its own samples stand in: they must not change.
+    Of a base that nobody has graded, its answers to its own samples stand in: they must not change.
     """
     if training.guard_prompts == 0:
         nothing = np.empty((0, 0), dtype=np.float32)
-        return GuardPool((), nothing, Outside(Placed(nothing, ())))
+        return GuardPool((), Outside(Placed(nothing, ())))
     shipped = router_folder(language_model, router)
     file = _guard_file(language_model, router, training)
     if file is None:
@@ -91,16 +65,14 @@ def guard_pool(
             questions, others = _in_two(questions)
         else:
             others = read_questions([others_file])
-    questions = tuple(evenly(questions, _SPARE * training.guard_prompts))
-    rows = BaseGrader(language_model, bank).rows(questions)
-    right = [index for index, row in enumerate(rows) if row.correct]
+    items = [
+        GuardItem((("user", each.question),), each.answer)
+        for each in evenly(questions, _SPARE * training.guard_prompts)
+    ]
     asked = [each.question for each in evenly(others, 2 * training.guard_prompts)]
     asked += _loosely(asked[::2])
-    return GuardPool(
-        questions=tuple(questions[index] for index in right),
-        states=np.stack([row.evidence.states for row in rows])[right],
-        background=Outside.shared(Placed(state_reader(language_model, bank)(asked), tuple(asked))),
-    )
+    places = Placed(state_reader(language_model, bank)(asked), tuple(asked))
+    return GuardPool(tuple(items), Outside.shared(places))
 
 
 def guard_questions(

@@ -5,12 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import final
 
+import numpy as np
 from transformers import GenerationConfig
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
 from adaptive_moe.engine.answering import Answerer
 from adaptive_moe.engine.batches import in_batches
-from adaptive_moe.engine.events import Answer
+from adaptive_moe.engine.events import Answer, Answered
 from adaptive_moe.engine.expert_folder import as_messages
 from adaptive_moe.engine.guard import GuardPool, guard_pool, guard_questions, known_exchanges
 from adaptive_moe.engine.orders import Prepared
@@ -21,6 +22,7 @@ from adaptive_moe.engine.request import Forced, Request
 from adaptive_moe.engine.shelf import Trial
 from adaptive_moe.errors import CorruptExpertError, DataError, PromptTooLongError
 from adaptive_moe.router.boundary import Outside
+from adaptive_moe.router.domains import nearest_distances
 from adaptive_moe.router.router import ExpertArm
 from adaptive_moe.training.gate import GateReport, Respondents, run_gate
 from adaptive_moe.training.guarding import Answerer as Asked
@@ -36,7 +38,7 @@ _GENERAL_SAMPLES, _REHEARSED_SAMPLES = 64, 256
 
 @final
 class Judge:
-    """The gate of one runtime; it asks the guard questions once and remembers them."""
+    """The gate of one runtime; it reads what boundaries are drawn against only once."""
 
     def __init__(self, answerer: Answerer, router: RouterSettings, *, folder: Path) -> None:
         self._answerer = answerer
@@ -47,12 +49,6 @@ class Judge:
     def judge(self, trial: Trial, prepared: Prepared, settings: TrainingSettings) -> GateReport:
         """The verdict on a trained expert; see `training.gate`."""
         answerer = self._answerer
-        guard = self._guard_pool(settings).choose(
-            trial.domain,
-            answerer.shelf.whitening,
-            count=settings.guard_prompts,
-            seed=settings.seed,
-        )
         predecessor = self._predecessor(trial.name)
         with answerer.shelf.on_trial(trial) as arm:
             return run_gate(
@@ -61,9 +57,9 @@ class Judge:
                 ),
                 prepared.split,
                 passages=prepared.material.passages,
-                guard=guard,
+                guard=self._guard_pool(settings).items,
                 general=self._general(settings),
-                respondents=self._respondents(trial.name, arm),
+                respondents=self._respondents(trial, arm),
                 predecessor=predecessor,
             )
 
@@ -77,13 +73,13 @@ class Judge:
             for line, each in enumerate(said, start=1)
         ]
 
-    def _respondents(self, name: str, arm: ExpertArm) -> Respondents:
+    def _respondents(self, trial: Trial, arm: ExpertArm) -> Respondents:
         def ask(experts: Forced, arms: tuple[ExpertArm, ...]) -> Asked:
-            return lambda prompts: self._ask(prompts, experts, arms, on_trial=arm.name)
+            return lambda prompts: self._ask(prompts, experts, arms, trial)
 
         present = self._answerer.shelf.arms()
         # A new version takes its old one's place, and is not excused for what that one spoils.
-        others = tuple(each for each in present if each.name != name)
+        others = tuple(each for each in present if each.name != trial.name)
 
         def live(record: HeldOutFigures) -> Asked:
             serving = replace(
@@ -182,7 +178,7 @@ class Judge:
         return sampled_questions(model, bank, folder=self._folder, count=count)
 
     def _ask(
-        self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...], *, on_trial: str
+        self, prompts: Prompts, experts: Forced, arms: tuple[ExpertArm, ...], trial: Trial
     ) -> list[Reply]:
         """Short greedy answers in batches; nothing is said to what exceeds the context."""
         request = Request(
@@ -193,16 +189,24 @@ class Judge:
         )
         replies = [Reply("", was_asked=False) for _ in prompts]
         fitting = [place for place, prompt in enumerate(prompts) if self._fits(prompt)]
-
-        def answers(batch: list[tuple[Turn, ...]]) -> list[Reply]:
-            asked = [as_messages(prompt) for prompt in batch]
-            finished = self._answerer.finished(asked, request)
-            return [_reply(each.answer, on_trial) for each in finished]
-
-        found = in_batches([prompts[place] for place in fitting], answers, length=_characters)
-        for place, reply in zip(fitting, found, strict=True):
-            replies[place] = reply
+        found = in_batches(
+            [prompts[place] for place in fitting],
+            lambda batch: self._answerer.finished([as_messages(each) for each in batch], request),
+            length=_characters,
+        )
+        # All at once, not batch by batch: numpy's threads and torch's slow each other down.
+        distances = self._distances(found, trial)
+        for place, answered, distance in zip(fitting, found, distances, strict=True):
+            replies[place] = _reply(answered.answer, distance, trial.expert.name)
         return replies
+
+    def _distances(self, found: Sequence[Answered], trial: Trial) -> list[float]:
+        """How far each prompt lies from what the trial's expert was taught."""
+        if not found:
+            return []
+        states = np.stack([each.states for each in found])
+        points = self._answerer.shelf.whitening.apply(states)
+        return list(map(float, nearest_distances(points, trial.domain.centroids)))
 
     def _fits(self, prompt: tuple[Turn, ...]) -> bool:
         try:
@@ -224,9 +228,15 @@ class Judge:
         return self._pools[key]
 
 
-def _reply(answer: Answer, on_trial: str) -> Reply:
-    is_experts = any(each.name == on_trial for each in answer.route.experts)
-    return Reply(answer.text, answer.confidence.p_correct, is_experts)
+def _reply(answer: Answer, distance: float, on_trial: str) -> Reply:
+    experts = answer.route.experts
+    return Reply(
+        answer.text,
+        answer.confidence.p_correct,
+        distance,
+        is_experts=any(each.name == on_trial for each in experts),
+        is_bases=not experts,
+    )
 
 
 def _characters(prompt: tuple[Turn, ...]) -> int:

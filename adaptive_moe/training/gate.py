@@ -13,6 +13,7 @@ from adaptive_moe.training.guarding import (
     Answerer,
     GuardFigures,
     GuardItem,
+    ask_again,
     measure_guard,
 )
 from adaptive_moe.training.held_out import HeldOutFigures, Measure, Predecessor, VersionFigures
@@ -84,6 +85,7 @@ def run_gate(
 ) -> GateReport:
     """Measure an expert's weights on what was held out and on what must not get worse.
 
+    `guard` are candidates; see `measure_guard`.
     Accepted only if the held-out gain (exact answers for recall, loss for generalise) has a lower
     95 % limit above 0 and the guard's exact upper 95 % limit of the loss is at most
     `max_guard_loss` of the settings with automatic routing; the forced figure is reported beside
@@ -100,8 +102,16 @@ def run_gate(
     live = respondents.live(held_out)
     automatic = forced = None
     if settings.guard_prompts > 0:
-        automatic = measure_guard(guard, live, before=respondents.before)
-        forced = measure_guard(evenly(guard, _FORCED_AT_MOST), respondents.forced)
+        known = measure_guard(
+            guard,
+            live,
+            base=respondents.base,
+            before=respondents.before,
+            count=settings.guard_prompts,
+            seed=seed,
+        )
+        automatic = known.figures
+        forced = ask_again(evenly(known.items, _FORCED_AT_MOST), respondents.forced).figures
     routed = measure_routed(
         split.held_out, held_out.metric, before=respondents.before, after=live, seed=seed
     )

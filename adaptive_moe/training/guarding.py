@@ -1,13 +1,15 @@
 """What must not get worse: questions that the base answers right, asked again with the expert."""
 
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adaptive_moe.measures.graders import normalised
 from adaptive_moe.measures.statistics import clopper_pearson_upper
 from adaptive_moe.training.rows import Turn
 
 GUARD_CONFIDENCE = 0.95
+_NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
 
 Prompts = Sequence[tuple[Turn, ...]]
 
@@ -17,13 +19,17 @@ class Reply:
     """One answer at the gate.
 
     `p_correct` is the router's chance that it is right, absent where the router has no
-    probabilities; `is_experts` whether the expert on trial gave it, alone or with others. A prompt
-    that leaves the context no room for an answer was not asked; it has no text.
+    probabilities; `distance` how far the prompt lies from what the expert on trial was taught.
+    `is_experts` says whether that expert gave the answer, alone or with others, `is_bases` whether
+    no expert had part in it. A prompt that leaves the context no room for an answer was not asked;
+    it has no text.
     """
 
     text: str
     p_correct: float | None = None
+    distance: float = 0.0
     is_experts: bool = False
+    is_bases: bool = False
     was_asked: bool = True
 
 
@@ -33,11 +39,14 @@ Answerer = Callable[[Prompts], Sequence[Reply]]
 
 @dataclass(frozen=True, slots=True)
 class GuardItem:
-    """A prompt that the base answers right and must go on answering right; near = alike in kind."""
+    """A prompt that, if the base answers it right, must go on being answered right.
+
+    It is `near` if it is among those most alike to what the expert was taught.
+    """
 
     prompt: tuple[Turn, ...]
     answer: str
-    near: bool
+    near: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,31 +61,75 @@ class GuardFigures:
     bound: float
 
 
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """Prompts that the base answers right, the near ones first, and those of them that are lost."""
+
+    items: tuple[GuardItem, ...]
+    lost: frozenset[GuardItem]
+
+    @property
+    def figures(self) -> GuardFigures:
+        """The bound is Clopper and Pearson's: 0 of 300 lost gives 0.00994, no item gives 1."""
+        near = [item for item in self.items if item.near]
+        items, lost = len(self.items), self._lost(self.items)
+        return GuardFigures(
+            items=items,
+            lost=lost,
+            near_items=len(near),
+            near_lost=self._lost(near),
+            rate=lost / items if items else 0.0,
+            bound=clopper_pearson_upper(lost, items, confidence=GUARD_CONFIDENCE),
+        )
+
+    def _lost(self, items: Sequence[GuardItem]) -> int:
+        return sum(item in self.lost for item in items)
+
+
 def measure_guard(
-    guard: Sequence[GuardItem], answer: Answerer, *, before: Answerer | None = None
-) -> GuardFigures:
-    """Ask every guard prompt and count the answers that are no longer right.
+    candidates: Sequence[GuardItem],
+    answer: Answerer,
+    *,
+    base: Answerer,
+    before: Answerer,
+    count: int,
+    seed: int,
+) -> Guard:
+    """Ask `candidates`, drawn at random, until `count` are found that the base answers right.
 
-    Where other experts answer already, `before` asks without the new one, and what they spoil is
-    left out. The bound is Clopper and Pearson's: 0 of 300 lost gives 0.00994, no item gives 1.
+    The base is asked only what it has not answered already. Where other experts serve, `before`
+    asks without the new one, and what they spoil is left out.
     """
-    wrong = _wrong(guard, answer)
-    if before is not None:
-        spoilt = {id(item) for item in _wrong(wrong, before)}
-        guard = [item for item in guard if id(item) not in spoilt]
-        wrong = [item for item in wrong if id(item) not in spoilt]
-    return GuardFigures(
-        items=len(guard),
-        lost=len(wrong),
-        near_items=sum(item.near for item in guard),
-        near_lost=sum(item.near for item in wrong),
-        rate=len(wrong) / len(guard) if guard else 0.0,
-        bound=clopper_pearson_upper(len(wrong), len(guard), confidence=GUARD_CONFIDENCE),
-    )
+    left = random.Random(f"guard {seed}").sample(candidates, len(candidates))  # noqa: S311
+    known: list[tuple[GuardItem, Reply]] = []
+    while left and len(known) < count:
+        missing = count - len(known)
+        known += _known(left[:missing], answer, base)
+        left = left[missing:]
+    known.sort(key=lambda pair: pair[1].distance)
+    items = [replace(item, near=place < _NEAR) for place, (item, _) in enumerate(known)]
+    wrong = _wrong(items, [reply for _, reply in known])
+    spoilt = ask_again([item for item in items if item in wrong], before).lost
+    return Guard(tuple(item for item in items if item not in spoilt), wrong - spoilt)
 
 
-def _wrong(guard: Sequence[GuardItem], answer: Answerer) -> list[GuardItem]:
-    """The items that are not answered right."""
-    replies = answer([item.prompt for item in guard]) if guard else []
-    pairs = zip(guard, replies, strict=True)
-    return [item for item, reply in pairs if not normalised(reply.text, item.answer)]
+def ask_again(items: Sequence[GuardItem], answer: Answerer) -> Guard:
+    """Prompts that the base answers right, asked of somebody else."""
+    replies = answer([item.prompt for item in items]) if items else []
+    return Guard(tuple(items), _wrong(items, replies))
+
+
+def _known(
+    items: Sequence[GuardItem], answer: Answerer, base: Answerer
+) -> list[tuple[GuardItem, Reply]]:
+    """Those that the base answers right, with the reply of `answer`."""
+    pairs = list(zip(items, answer([item.prompt for item in items]), strict=True))
+    own = [(item, reply) for item, reply in pairs if reply.is_bases]
+    unknown = _wrong(*zip(*own, strict=True)) if own else frozenset()
+    unknown |= ask_again([item for item, reply in pairs if not reply.is_bases], base).lost
+    return [(item, reply) for item, reply in pairs if item not in unknown]
+
+
+def _wrong(items: Sequence[GuardItem], replies: Sequence[Reply]) -> frozenset[GuardItem]:
+    pairs = zip(items, replies, strict=True)
+    return frozenset(item for item, reply in pairs if not normalised(reply.text, item.answer))

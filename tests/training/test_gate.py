@@ -10,7 +10,7 @@ from adaptive_moe.errors import DataError
 from adaptive_moe.experts.weights import LoraPair
 from adaptive_moe.training.documents import Passage
 from adaptive_moe.training.gate import Respondents, run_gate
-from adaptive_moe.training.guarding import GuardItem, Reply, measure_guard
+from adaptive_moe.training.guarding import GuardItem, Reply, ask_again, measure_guard
 from adaptive_moe.training.held_out import Measure, Predecessor
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.retrieval import measure_retrieval
@@ -22,7 +22,7 @@ from tests.support.tiny_models import tiny_language_model
 
 
 def guard(count):
-    return [GuardItem((("user", f"known {i}?"),), f"Answer {i}.", i % 5 == 0) for i in range(count)]
+    return [GuardItem((("user", f"known {i}?"),), f"Answer {i}.") for i in range(count)]
 
 
 def answerer(wrong=0, **other):
@@ -32,7 +32,8 @@ def answerer(wrong=0, **other):
         word, _, number = prompt[-1][1].rstrip("?").partition(" ")
         if word != "known":
             return Reply(**{"text": "no idea", **other})
-        return Reply(f"answer {number}" if int(number) >= wrong else "no idea")
+        text = f"answer {number}" if int(number) >= wrong else "no idea"
+        return Reply(text, distance=float(number))
 
     return lambda prompts: [answer(prompt) for prompt in prompts]
 
@@ -157,19 +158,73 @@ def test_what_only_the_old_version_was_taught_lets_no_worse_one_pass(trained, ex
     assert better.versions.taught == 9
 
 
+class Guarded:
+    """300 questions, of which the base knows all but the first and every tenth behind it."""
+
+    items = tuple(GuardItem((("user", str(number)),), "yes") for number in range(300))
+
+    def __init__(self):
+        self.asked = {"live": [], "base": [], "before": []}
+
+    def measure(self, *, to_experts=(), spoilt=(), before=(), count=1500):
+        """The live answers are the base's own but for those `to_experts` and those `spoilt`."""
+
+        def asking(who, *, wrong=(), experts=()):
+            def reply(number):
+                is_wrong = number in wrong or (number % 10 == 0 and number not in experts)
+                return Reply(
+                    "no" if is_wrong else "yes",
+                    distance=float(number),
+                    is_bases=number not in experts,
+                )
+
+            def answer(prompts):
+                numbers = [int(turns[0][1]) for turns in prompts]
+                self.asked[who] += numbers
+                return list(map(reply, numbers))
+
+            return answer
+
+        return measure_guard(
+            self.items,
+            asking("live", wrong=spoilt, experts={*to_experts, *spoilt}),
+            base=asking("base"),
+            before=asking("before", wrong=before, experts=before),
+            count=count,
+            seed=0,
+        )
+
+
 def test_what_others_spoilt_before_is_not_held_against_an_expert():
-    items = [GuardItem((("user", str(i)),), "yes", i < 10) for i in range(300)]
+    figures = Guarded().measure(spoilt={1, 2, 151}, before={2, 151, 77}).figures
+    assert (figures.items, figures.lost) == (268, 1)
+    assert (figures.near_items, figures.near_lost) == (99, 1)
+    alone = Guarded().measure(spoilt={1, 2, 151}).figures
+    assert (alone.items, alone.lost, alone.near_lost) == (270, 3, 2)
 
-    def answering(wrong):
-        return lambda prompts: [
-            Reply("no" if int(turns[0][1]) in wrong else "yes") for turns in prompts
-        ]
 
-    figures = measure_guard(items, answering({1, 2, 50}), before=answering({2, 50, 77}))
-    assert (figures.items, figures.lost) == (298, 1)
-    assert (figures.near_items, figures.near_lost) == (9, 1)
-    alone = measure_guard(items, answering({1, 2, 50}))
-    assert (alone.items, alone.lost, alone.near_lost) == (300, 3, 2)
+def test_what_the_base_does_not_know_guards_nothing():
+    """Not where it answers itself, and not where an expert takes over, rightly or wrongly."""
+    guarded = Guarded()
+    found = guarded.measure(to_experts={1, 10, 20}, spoilt={30, 31})
+    numbers = [int(item.prompt[0][1]) for item in found.items]
+    assert sorted(numbers) == [number for number in range(300) if number % 10]
+    assert {item.prompt[0][1] for item in found.lost} == {"31"}
+    # It is asked itself only what an expert answered.
+    assert sorted(guarded.asked["base"]) == [1, 10, 20, 30, 31]
+    assert sorted(guarded.asked["live"]) == list(range(300))
+
+
+def test_as_many_are_asked_as_it_takes_to_find_those_that_the_base_knows():
+    """They are drawn from all; the 100 nearest of them are near."""
+    guarded = Guarded()
+    found = guarded.measure(count=120)
+    assert (found.figures.items, found.figures.near_items) == (120, 100)
+    numbers = [int(item.prompt[0][1]) for item in found.items]
+    assert numbers == sorted(numbers)
+    assert max(numbers) > 250
+    assert [item.near for item in found.items] == [True] * 100 + [False] * 20
+    assert len(guarded.asked["live"]) == len(set(guarded.asked["live"])) < 145
 
 
 def test_weights_that_change_nothing_are_rejected(trained, llama):
@@ -204,8 +259,8 @@ def test_a_small_guard_set_cannot_prove_harmlessness(trained):
 
 
 def test_guard_answers_are_graded_after_normalisation():
-    figures = measure_guard(guard(10), answerer(wrong=3))
-    assert (figures.items, figures.lost, figures.near_items, figures.near_lost) == (10, 3, 2, 1)
+    figures = ask_again(guard(10), answerer(wrong=3)).figures
+    assert (figures.items, figures.lost) == (10, 3)
     assert figures.rate == pytest.approx(0.3)
 
 
