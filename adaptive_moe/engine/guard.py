@@ -1,6 +1,5 @@
 """The prompts on which nothing may get worse: what the base is known to answer right."""
 
-import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,16 +7,15 @@ from pathlib import Path
 import numpy as np
 
 from adaptive_moe.config.settings import RouterSettings, TrainingSettings
+from adaptive_moe.engine.background_places import outside_of, worded
 from adaptive_moe.engine.question_files import GradedQuestion, read_questions
 from adaptive_moe.engine.references import sampled_questions
 from adaptive_moe.engine.router_desk import BACKGROUND_FILE, GUARD_FILE, router_folder
-from adaptive_moe.engine.states import state_reader
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.measures.sampling import evenly
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import Outside, Placed
 from adaptive_moe.training.guarding import GuardItem
-from adaptive_moe.training.phrasings import dress
 
 _BACKGROUND_SAMPLES, _GUARD_SAMPLES = 256, 800  # at most, of an ungraded base's own words
 _SPARE = 2  # times as many guard questions are kept as are wanted: the base may know half
@@ -69,10 +67,8 @@ def guard_pool(
         GuardItem((("user", each.question),), each.answer)
         for each in evenly(questions, _SPARE * training.guard_prompts)
     ]
-    asked = [each.question for each in evenly(others, 2 * training.guard_prompts)]
-    asked += _loosely(asked[::2])
-    places = Placed(state_reader(language_model, bank)(asked), tuple(asked))
-    return GuardPool(tuple(items), Outside.shared(places))
+    asked = worded(others, most=2 * training.guard_prompts)
+    return GuardPool(tuple(items), outside_of(asked, language_model, bank, folder=shipped))
 
 
 def guard_questions(
@@ -104,15 +100,6 @@ def _guard_file(
     language_model: LanguageModel, router: RouterSettings, training: TrainingSettings
 ) -> Path | None:
     return training.guard or _existing(router_folder(language_model, router), GUARD_FILE)
-
-
-def _loosely(questions: Sequence[str]) -> list[str]:
-    """The questions worded as loosely as an expert's training rows are.
-
-    Without them a boundary would take a loose wording itself for a sign of the expert's domain.
-    """
-    chance = random.Random("loose wordings")  # noqa: S311  not for security
-    return [dress(question, keep=question, chance=chance) for question in questions]
 
 
 def _in_two(

@@ -1,21 +1,17 @@
 """What the base says unprompted: the yardstick for a base whose router was never trained."""
 
-import hashlib
 import logging
-import os
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 from transformers import GenerationConfig
 
 from adaptive_moe.engine.grading import BaseGrader
+from adaptive_moe.engine.kept_arrays import keep_arrays, keep_file, read_arrays
 from adaptive_moe.engine.question_files import GradedQuestion, read_questions, write_questions
 from adaptive_moe.errors import DataError
 from adaptive_moe.experts.bank import LoraBank
@@ -53,15 +49,11 @@ class References:
 def references(language_model: LanguageModel, bank: LoraBank, *, folder: Path) -> References:
     """The references of this base; they are made once and kept in `folder`."""
     file = folder / f"{_stem(language_model)}-references-{_FORMAT}.safetensors"
-    try:
-        return _read(file)
-    except FileNotFoundError:
-        pass
-    except (OSError, SafetensorError, ValueError) as error:
-        _LOGGER.warning("%s is made anew: %s", file, error)
+    kept = read_arrays(file)
+    if kept is not None:
+        return References(kept["states"], *(tuple(kept[name].tolist()) for name in _ENTROPIES))
     made = _references(language_model, bank)
-    arrays = {name: np.array(getattr(made, name)) for name in ("states", *_ENTROPIES)}
-    _keep(file, lambda path: save_file(arrays, path, metadata={"digest": _digest(arrays)}))
+    keep_arrays(file, {name: np.array(getattr(made, name)) for name in ("states", *_ENTROPIES)})
     return made
 
 
@@ -76,25 +68,8 @@ def sampled_questions(
         except DataError as error:
             _LOGGER.warning("%s is made anew: %s", file, error)
     questions = _sampled(language_model, bank, count)
-    _keep(file, lambda path: write_questions(path, questions))
+    keep_file(file, lambda path: write_questions(path, questions))
     return questions
-
-
-def _read(file: Path) -> References:
-    """What `references` kept. Raises ValueError when it is not what was written."""
-    with safe_open(file, framework="numpy") as kept:
-        arrays = {name: kept.get_tensor(name) for name in kept.keys()}  # noqa: SIM118  no mapping
-        if (kept.metadata() or {}).get("digest") != _digest(arrays):
-            raise ValueError("it is not what was written")
-    return References(arrays["states"], *(tuple(arrays[name].tolist()) for name in _ENTROPIES))
-
-
-def _digest(arrays: Mapping[str, np.ndarray]) -> str:
-    content = hashlib.sha256()
-    for name in sorted(arrays):
-        content.update(f"{name} {arrays[name].dtype} {arrays[name].shape} ".encode())
-        content.update(np.ascontiguousarray(arrays[name]).tobytes())
-    return content.hexdigest()
 
 
 def _references(language_model: LanguageModel, bank: LoraBank) -> References:
@@ -131,19 +106,6 @@ def _sampled(
 def _stem(language_model: LanguageModel) -> str:
     numerics = language_model.numerics
     return f"{language_model.base_id[-16:]}-{numerics.dtype}-{numerics.quantization}"
-
-
-def _keep(file: Path, write: Callable[[Path], None]) -> None:
-    """Write a file whole or not at all; where nothing can be kept it is made anew next time."""
-    part = file.with_name(f"{file.name}.{os.getpid()}")
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write(part)
-        part.replace(file)
-    except (OSError, SafetensorError) as error:
-        _LOGGER.warning("%s cannot be kept: %s", file, error)
-        with suppress(OSError):
-            part.unlink()
 
 
 def _sample_texts(language_model: LanguageModel, bank: LoraBank, *, seed: int) -> list[str]:

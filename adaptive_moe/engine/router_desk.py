@@ -8,6 +8,7 @@ from typing import final
 
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.answering import Answerer
+from adaptive_moe.engine.background_places import keep_places, worded
 from adaptive_moe.engine.grading import BaseGrader, Grader, as_grader
 from adaptive_moe.engine.orders import Paths, as_paths
 from adaptive_moe.engine.question_files import GradedQuestion, write_questions
@@ -75,7 +76,7 @@ class RouterDesk:
         gives 0 (wrong) to 1. Prompts that come again are asked once, those that exceed the context
         are left out; `router.model.learned.fitted_on` has the counts. `output` keeps the router
         with two sets of questions for later trainings: those that new experts must not spoil, which
-        neither probes nor boundaries have seen, and a background. Raises DataError for unusable
+        neither probes nor boundaries have seen, and a background, with where it lies. Raises DataError for unusable
         files, among them those that give two answers to a prompt, and RouterError for too few or
         one-sided labels.
         """
@@ -209,7 +210,10 @@ class RouterDesk:
         router = self._fit(rows, seed=seed, whitening=keep, fitted_on=fitted_on)
         if output is not None:
             router.save(Path(output))
-            _write_guard(Path(output), dict(zip(map(id, rows), questions, strict=True)), rows, seed)
+            by_row = dict(zip(map(id, rows), questions, strict=True))
+            background = _write_guard(Path(output), by_row, rows, seed)
+            model, bank = self._answerer.language_model, self._answerer.bank
+            keep_places(Path(output), worded(background, most=len(background)), model, bank)
         self._answerer.use(router)
         return router
 
@@ -267,13 +271,16 @@ def _loaded(folder: Path, language_model: LanguageModel, settings: RouterSetting
 
 def _write_guard(
     folder: Path, questions: Mapping[int, GradedQuestion], rows: Sequence[RouterRow], seed: int
-) -> None:
+) -> Sequence[GradedQuestion]:
     """From the calibration part what the base gets right, from the training part everything.
 
-    Of prompts without known answers that is what has one of the base's own.
+    Of prompts without known answers that is what has one of the base's own. The background is
+    given back.
     """
     training, calibration = split_by_source(rows, seed=seed)
     right = [questions[id(row)] for row in calibration if row.correct]
     write_questions(folder / GUARD_FILE, evenly(right, _GUARD_QUESTIONS))
-    background = [questions[id(row)] for row in training if questions[id(row)].answer.strip()]
-    write_questions(folder / BACKGROUND_FILE, evenly(background, _BACKGROUND_QUESTIONS))
+    answered = [questions[id(row)] for row in training if questions[id(row)].answer.strip()]
+    background = evenly(answered, _BACKGROUND_QUESTIONS)
+    write_questions(folder / BACKGROUND_FILE, background)
+    return background

@@ -33,7 +33,10 @@ _PLATT_STRENGTH = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Prompts as a boundary sees them: where each lies and what its last turn says."""
+    """Prompts as a boundary sees them: where each lies and what its last turn says.
+
+    That is in state space, or on axes.
+    """
 
     states: Float[np.ndarray, "prompt state"]
     texts: tuple[str, ...]
@@ -60,12 +63,20 @@ class Axes:
             )
         return product(self.projection.T, state.astype(np.float32) - self.mean)
 
+    def places(self, states: Float[np.ndarray, "prompt state"]) -> Float[np.ndarray, "prompt axis"]:
+        """Where many lie, rounded to float16 as supports are kept: what a machine is fitted to."""
+        most = float(np.finfo(np.float16).max)
+        found = np.clip((states.astype(np.float32) - self.mean) @ self.projection, -most, most)
+        rounded: np.ndarray = found.astype(np.float16).astype(np.float32)
+        return rounded
+
 
 @dataclass(frozen=True, slots=True)
 class Outside:
     """What boundaries are drawn against: prompts, and the axes that all of them look along.
 
-    Without `axes` a boundary looks along those of its own outside.
+    With `axes` the prompts are given by their places there. Without, a boundary looks along those
+    of its own outside.
     """
 
     prompts: Placed
@@ -74,11 +85,16 @@ class Outside:
     @classmethod
     def shared(cls, known: Placed) -> "Outside":
         """Prompts that all boundaries are drawn against, along their axes if they are enough."""
-        return cls(known, principal_axes(known.states) if len(known) > _AXES else None)
+        axes = principal_axes(known.states) if len(known) > _AXES else None
+        return cls(_seen(known, axes), axes)
 
     def and_also(self, others: Placed) -> "Outside":
-        """With more prompts, seen along the same axes."""
-        return Outside(self.prompts + others, self.axes)
+        """With more prompts, which are given by their states, seen along the same axes."""
+        return Outside(self.prompts + _seen(others, self.axes), self.axes)
+
+
+def _seen(prompts: Placed, axes: Axes | None) -> Placed:
+    return prompts if axes is None else Placed(axes.places(prompts.states), prompts.texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,14 +156,10 @@ def fit_boundary(inside: Placed, outside: Outside, *, groups: Sequence[str]) -> 
     if min(len(inside), len(others)) < _FEWEST:
         return None
     axes = outside.axes or principal_axes(others.states)
-    both = inside + others
-    most = float(np.finfo(np.float16).max)
-    places = np.clip((both.states.astype(np.float32) - axes.mean) @ axes.projection, -most, most)
-    # Rounded as supports are kept: the machine is fitted to what it will see.
-    places = places.astype(np.float16).astype(np.float32)
-    total = float(places.astype(np.float64).var(axis=0).sum())
+    both = _seen(inside, axes) + (others if outside.axes else _seen(others, axes))
+    total = float(both.states.astype(np.float64).var(axis=0).sum())
     sides = _Sides(
-        places=places,
+        places=both.states,
         words=wording_matrix(both.texts),
         labels=np.repeat([1, 0], [len(inside), len(others)]),
         gamma=_WIDTH / total if total > 0 else 1.0,

@@ -3,10 +3,12 @@
 import json
 import logging
 
+import numpy as np
 import pytest
 
 from adaptive_moe import AdaptiveMoE
 from adaptive_moe.config.loading import load_settings
+from adaptive_moe.engine.background_places import outside_of, worded
 from adaptive_moe.engine.grading import BaseGrader
 from adaptive_moe.engine.question_files import read_questions
 from adaptive_moe.errors import DataError, NoUsableRowsError, RouterError
@@ -64,6 +66,20 @@ def test_a_users_grader_decides_what_is_right(fitted):
     assert learned.labels == 66
     assert learned.accuracy == pytest.approx((22 + 1) / (66 + 2))
     assert fitted[0].is_calibrated
+
+
+def test_a_router_brings_where_its_background_lies(tmp_path):
+    """So that no training has to read that many questions first."""
+    file = write(tmp_path / "learned.jsonl", rows(0, 440))
+    folder = tmp_path / "router"
+    with opened(tmp_path) as moe:
+        moe.router.fit(file, grader=by_reference, output=folder)
+        base = (moe.language_model, moe._bank)
+    questions = read_questions([folder / "background.jsonl"])
+    texts = worded(questions, most=len(questions))
+    kept, read = (outside_of(texts, *base, folder=each) for each in (folder, None))
+    assert (folder / "background.safetensors").is_file()
+    assert np.array_equal(kept.prompts.states, read.prompts.states)
 
 
 def test_repeated_and_overlong_prompts_are_left_out_and_counted(fitted):
