@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from adaptive_moe.training.side_effects import ForgettingFigures, RoutedFigures
     from adaptive_moe.training.splits import Metric
 
+_FEW = 0.5  # of the held-out answers: what to be warned of below
+
 
 def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
     """The table of figures, and the reasons when the expert was turned down."""
@@ -45,13 +47,18 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
 
 def _warnings(report: "GateReport") -> list[str]:
     """What to know of an expert that is admitted nevertheless."""
-    held_out, told = report.held_out, []
-    if report.accepted and held_out.exact_after == 0:
-        told.append(
-            f"None of its {held_out.examples:,} held-out answers is exactly right; it was admitted "
-            "because they became more probable. Try some questions before you rely on it."
-        )
-    return told
+    held_out = report.held_out
+    if not report.accepted or held_out.exact_after >= _FEW:
+        return []
+    right = round(held_out.exact_after * held_out.examples)
+    some = f"{right:,} of its" if right else "None of its"
+    are = "are" if right > 1 else "is"
+    why = "they became more probable" if held_out.metric == "loss" else "the base gets fewer right"
+    warning = (
+        f"{some} {held_out.examples:,} held-out answers {are} exactly right; it was admitted "
+        f"because {why}. Try some questions before you rely on it."
+    )
+    return [warning]
 
 
 def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> None:

@@ -26,8 +26,14 @@ def shown(**changed):
     return file.getvalue()
 
 
-def test_an_admitted_expert_that_never_answers_exactly_right_is_warned_of():
-    assert "None of its 13 held-out answers is exactly right" in shown()
+def test_an_admitted_expert_that_is_seldom_right_is_warned_of():
+    assert (
+        "None of its 13 held-out answers is exactly right; it was admitted because they" in shown()
+    )
+    few = dataclasses.replace(HELD_OUT, exact_after=2 / 13)
+    assert "2 of its 13 held-out answers are exactly right" in shown(held_out=few)
+    by_answers = dataclasses.replace(few, metric="exact")
+    assert "it was admitted because the base gets fewer right" in shown(held_out=by_answers)
     some_right = dataclasses.replace(HELD_OUT, exact_after=0.5)
     assert "exactly right" not in shown(held_out=some_right)
     assert "exactly right" not in shown(accepted=False, reasons=("no gain",))
