@@ -3,7 +3,9 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
+from statistics import median
 from typing import Literal, final
 
 from adaptive_moe.config.settings import TrainingSettings
@@ -217,10 +219,9 @@ class Grower:
             metric=METRICS[prepared.split.name],
             listener=lambda _: times.append(time.perf_counter()),
         )
-        per_step = (times[-2] - times[0]) / (len(times) - 2)
-        # Evaluated before the first step and after the last one.
-        rest = measured.seconds - measured.reading_seconds - _MEASURED_STEPS * per_step
-        evaluation = max(0.0, rest) / 2
+        *steps, last = (after - before for before, after in pairwise(times))
+        per_step = median(steps)
+        evaluation = max(0.0, last - per_step)
         evaluations = settings.max_steps // settings.evaluate_every + 1
         split = prepared.split
         return TrainingEstimate(
