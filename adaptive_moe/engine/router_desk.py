@@ -76,9 +76,9 @@ class RouterDesk:
         gives 0 (wrong) to 1. Prompts that come again are asked once, those that exceed the context
         are left out; `router.model.learned.fitted_on` has the counts. `output` keeps the router
         with two sets of questions for later trainings: those that new experts must not spoil, which
-        neither probes nor boundaries have seen, and a background, with where it lies. Raises DataError for unusable
-        files, among them those that give two answers to a prompt, and RouterError for too few or
-        one-sided labels.
+        neither probes nor boundaries have seen, and a background, with where it lies. Raises
+        DataError for unusable files, among them those that give two answers to a prompt, and
+        RouterError for too few or one-sided labels.
         """
         grade = as_grader(grader)
         material = graded_material(as_paths(data), self._answerer.language_model, grade=grade)

@@ -1,7 +1,7 @@
 """What must not get worse: questions that the base answers right, asked again with the expert."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from adaptive_moe.measures.graders import normalised
@@ -107,8 +107,10 @@ def measure_guard(
         known += _known(left[:missing], answer, base)
         left = left[missing:]
     known.sort(key=lambda pair: pair[1].distance)
-    items = [replace(item, near=place < _NEAR) for place, (item, _) in enumerate(known)]
-    wrong = _wrong(items, [reply for _, reply in known])
+    placed = [
+        (replace(item, near=place < _NEAR), reply) for place, (item, reply) in enumerate(known)
+    ]
+    items, wrong = [item for item, _ in placed], _wrong(placed)
     spoilt = ask_again([item for item in items if item in wrong], before).lost
     return Guard(tuple(item for item in items if item not in spoilt), wrong - spoilt)
 
@@ -116,7 +118,7 @@ def measure_guard(
 def ask_again(items: Sequence[GuardItem], answer: Answerer) -> Guard:
     """Prompts that the base answers right, asked of somebody else."""
     replies = answer([item.prompt for item in items]) if items else []
-    return Guard(tuple(items), _wrong(items, replies))
+    return Guard(tuple(items), _wrong(zip(items, replies, strict=True)))
 
 
 def _known(
@@ -124,12 +126,10 @@ def _known(
 ) -> list[tuple[GuardItem, Reply]]:
     """Those that the base answers right, with the reply of `answer`."""
     pairs = list(zip(items, answer([item.prompt for item in items]), strict=True))
-    own = [(item, reply) for item, reply in pairs if reply.is_bases]
-    unknown = _wrong(*zip(*own, strict=True)) if own else frozenset()
-    unknown |= ask_again([item for item, reply in pairs if not reply.is_bases], base).lost
+    experts = [item for item, reply in pairs if not reply.is_bases]
+    unknown = _wrong(pair for pair in pairs if pair[1].is_bases) | ask_again(experts, base).lost
     return [(item, reply) for item, reply in pairs if item not in unknown]
 
 
-def _wrong(items: Sequence[GuardItem], replies: Sequence[Reply]) -> frozenset[GuardItem]:
-    pairs = zip(items, replies, strict=True)
+def _wrong(pairs: Iterable[tuple[GuardItem, Reply]]) -> frozenset[GuardItem]:
     return frozenset(item for item, reply in pairs if not normalised(reply.text, item.answer))
