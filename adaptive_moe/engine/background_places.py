@@ -17,16 +17,18 @@ from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.router.boundary import Axes, Outside, Placed
 from adaptive_moe.training.phrasings import dress
 
+MOST_QUESTIONS = 3000
 _PLACES_FILE = "background.safetensors"
-_ARRAYS = ("mean", "projection", "places")
+_ARRAYS = {"mean": "float32", "projection": "float16", "places": "float16"}
+_FORMAT = 1  # another one when places are found in another way
 
 
-def worded(questions: Sequence[GradedQuestion], *, most: int) -> tuple[str, ...]:
-    """At most so many of the questions, and every other one worded as loosely as training rows are.
+def worded(questions: Sequence[GradedQuestion]) -> tuple[str, ...]:
+    """At most 3,000 of the questions, and every other one worded as loosely as training rows are.
 
     Without these a boundary would take a loose wording itself for a sign of the expert's domain.
     """
-    asked = [each.question for each in evenly(questions, most)]
+    asked = [each.question for each in evenly(questions, MOST_QUESTIONS)]
     chance = random.Random("loose wordings")  # noqa: S311  not for security
     return (*asked, *(dress(question, keep=question, chance=chance) for question in asked[::2]))
 
@@ -45,32 +47,37 @@ def outside_of(
 def keep_places(
     folder: Path, texts: Sequence[str], language_model: LanguageModel, bank: LoraBank
 ) -> None:
-    """Read where the texts lie and keep it in the folder, if they are enough to share axes."""
+    """Read where the texts lie and keep it in the folder, if they are enough to share axes.
+
+    What was kept of others goes.
+    """
+    file = folder / _PLACES_FILE
+    file.unlink(missing_ok=True)
     outside = outside_of(texts, language_model, bank, folder=None)
     if outside.axes is None:
         return
-    # Both are rounded to float16 already.
-    projection, places = outside.axes.projection, outside.prompts.states
-    arrays = (outside.axes.mean, projection.astype(np.float16), places.astype(np.float16))
-    keep_arrays(
-        folder / _PLACES_FILE,
-        dict(zip(_ARRAYS, arrays, strict=True)),
-        of=_origin(texts, language_model),
-    )
+    # Places and projection are rounded to float16 already.
+    found = (outside.axes.mean, outside.axes.projection, outside.prompts.states)
+    arrays = {
+        name: array.astype(dtype)
+        for (name, dtype), array in zip(_ARRAYS.items(), found, strict=True)
+    }
+    keep_arrays(file, arrays, of=_origin(texts, language_model))
 
 
 def _kept(folder: Path, texts: Sequence[str], language_model: LanguageModel) -> Outside | None:
     found = read_arrays(folder / _PLACES_FILE, of=_origin(texts, language_model))
-    if found is None:
+    if found is None or {name: str(array.dtype) for name, array in found.items()} != _ARRAYS:
         return None
-    size = state_size(language_model)
-    mean, projection, places = (found.get(name, np.empty(0)) for name in _ARRAYS)
-    if (mean.shape, projection.shape[:1], places.shape[:1]) != ((size,), (size,), (len(texts),)):
+    mean, projection, places = (found[name] for name in _ARRAYS)
+    size, axes = state_size(language_model), places.shape[-1] if places.ndim else 0
+    shapes = (mean.shape, projection.shape, places.shape)
+    if axes < 1 or shapes != ((size,), (size, axes), (len(texts), axes)):
         return None
-    if projection.shape[1:] != places.shape[1:] or not all(map(_is_finite, found.values())):
+    if not all(map(_is_finite, found.values())):
         return None
-    axes = Axes(mean.astype(np.float32), projection.astype(np.float32))
-    return Outside(Placed(places.astype(np.float32), tuple(texts)), axes)
+    seen = Placed(places.astype(np.float32), tuple(texts))
+    return Outside(seen, Axes(mean, projection.astype(np.float32)))
 
 
 def _is_finite(array: np.ndarray) -> bool:
@@ -79,5 +86,6 @@ def _is_finite(array: np.ndarray) -> bool:
 
 def _origin(texts: Sequence[str], language_model: LanguageModel) -> str:
     """Names all that the places depend on."""
-    content = [language_model.base_id, language_model.numerics.to_dict(), list(texts)]
+    base = [language_model.base_id, language_model.numerics.to_dict(), language_model.state_layers]
+    content = [_FORMAT, base, list(texts)]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

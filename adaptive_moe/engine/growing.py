@@ -3,9 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 from typing import Literal, final
 
 from adaptive_moe.config.settings import TrainingSettings
@@ -38,6 +36,7 @@ from adaptive_moe.training.conversations import conversation_stage, in_conversat
 from adaptive_moe.training.encoding import encode_examples, fits_whole
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.fitting import fit_to_context
+from adaptive_moe.training.foretelling import foretold_seconds
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.interruption import interruptible
@@ -219,17 +218,11 @@ class Grower:
             metric=METRICS[prepared.split.name],
             listener=lambda _: times.append(time.perf_counter()),
         )
-        *steps, last = (after - before for before, after in pairwise(times))
-        per_step = median(steps)
-        evaluation = max(0.0, last - per_step)
-        evaluations = settings.max_steps // settings.evaluate_every + 1
         split = prepared.split
         return TrainingEstimate(
             steps=settings.max_steps,
             tokens=self._tokens(prepared.trained_on, settings),
-            seconds=measured.reading_seconds
-            + settings.max_steps * per_step
-            + evaluations * evaluation,
+            seconds=foretold_seconds(times, settings, reading_seconds=measured.reading_seconds),
             peak_bytes=peak_rss_bytes(),
             examples=len(split.train),
             selection=split.selection_only,

@@ -63,12 +63,10 @@ def guard_pool(
             questions, others = _in_two(questions)
         else:
             others = read_questions([others_file])
-    items = [
-        GuardItem((("user", each.question),), each.answer)
-        for each in evenly(questions, _SPARE * training.guard_prompts)
-    ]
-    asked = worded(others, most=2 * training.guard_prompts)
-    return GuardPool(tuple(items), outside_of(asked, language_model, bank, folder=shipped))
+    chosen = evenly(questions, _SPARE * training.guard_prompts)
+    items = [GuardItem((("user", each.question),), each.answer) for each in chosen]
+    background = outside_of(worded(others), language_model, bank, folder=shipped)
+    return GuardPool(tuple(dict.fromkeys(items)), background)
 
 
 def guard_questions(

@@ -33,7 +33,8 @@ def read_arrays(file: Path, *, of: str = "") -> dict[str, np.ndarray] | None:
         reason = "it is not what was written"
     except FileNotFoundError:
         return None
-    except (OSError, SafetensorError, ValueError) as error:
+    # The last two: dtypes that numpy does not have.
+    except (OSError, SafetensorError, ValueError, TypeError, AttributeError) as error:
         reason = str(error)
     _LOGGER.warning("%s is made anew: %s", file, reason)
     return None

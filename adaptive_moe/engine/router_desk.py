@@ -8,7 +8,7 @@ from typing import final
 
 from adaptive_moe.config.settings import RouterSettings
 from adaptive_moe.engine.answering import Answerer
-from adaptive_moe.engine.background_places import keep_places, worded
+from adaptive_moe.engine.background_places import MOST_QUESTIONS, keep_places, worded
 from adaptive_moe.engine.grading import BaseGrader, Grader, as_grader
 from adaptive_moe.engine.orders import Paths, as_paths
 from adaptive_moe.engine.question_files import GradedQuestion, write_questions
@@ -45,7 +45,6 @@ BACKGROUND_FILE = "background.jsonl"
 ROUTER_FOLDER = "router"
 
 _GUARD_QUESTIONS = 1600
-_BACKGROUND_QUESTIONS = 3000
 
 
 @final
@@ -213,7 +212,7 @@ class RouterDesk:
             by_row = dict(zip(map(id, rows), questions, strict=True))
             background = _write_guard(Path(output), by_row, rows, seed)
             model, bank = self._answerer.language_model, self._answerer.bank
-            keep_places(Path(output), worded(background, most=len(background)), model, bank)
+            keep_places(Path(output), worded(background), model, bank)
         self._answerer.use(router)
         return router
 
@@ -281,6 +280,6 @@ def _write_guard(
     right = [questions[id(row)] for row in calibration if row.correct]
     write_questions(folder / GUARD_FILE, evenly(right, _GUARD_QUESTIONS))
     answered = [questions[id(row)] for row in training if questions[id(row)].answer.strip()]
-    background = evenly(answered, _BACKGROUND_QUESTIONS)
+    background = evenly(answered, MOST_QUESTIONS)
     write_questions(folder / BACKGROUND_FILE, background)
     return background

@@ -9,7 +9,8 @@ from adaptive_moe.measures.statistics import clopper_pearson_upper
 from adaptive_moe.training.rows import Turn
 
 GUARD_CONFIDENCE = 0.95
-_NEAR = 100  # guard prompts nearest to the new domain; the rest is drawn from everywhere
+_NEAR = 100  # of those that count, the nearest to what the expert was taught
+_FEWEST = 32  # to ask at a time
 
 Prompts = Sequence[tuple[Turn, ...]]
 
@@ -97,22 +98,22 @@ def measure_guard(
 ) -> Guard:
     """Ask `candidates`, drawn at random, until `count` are found that the base answers right.
 
-    The base is asked only what it has not answered already. Where other experts serve, `before`
-    asks without the new one, and what they spoil is left out.
+    No two candidates are the same. The base is asked only what it has not answered already. Where
+    other experts serve, `before` asks without the new one, and what they spoil is left out.
     """
     left = random.Random(f"guard {seed}").sample(candidates, len(candidates))  # noqa: S311
     known: list[tuple[GuardItem, Reply]] = []
     while left and len(known) < count:
-        missing = count - len(known)
-        known += _known(left[:missing], answer, base)
-        left = left[missing:]
-    known.sort(key=lambda pair: pair[1].distance)
+        asked = max(count - len(known), _FEWEST)
+        known += _known(left[:asked], answer, base)
+        left = left[asked:]
+    nearest = sorted(known[:count], key=lambda pair: pair[1].distance)
     placed = [
-        (replace(item, near=place < _NEAR), reply) for place, (item, reply) in enumerate(known)
+        (replace(item, near=place < _NEAR), reply) for place, (item, reply) in enumerate(nearest)
     ]
-    items, wrong = [item for item, _ in placed], _wrong(placed)
-    spoilt = ask_again([item for item in items if item in wrong], before).lost
-    return Guard(tuple(item for item in items if item not in spoilt), wrong - spoilt)
+    wrong = _wrong(placed)
+    spoilt = ask_again([item for item, _ in placed if item in wrong], before).lost
+    return Guard(tuple(item for item, _ in placed if item not in spoilt), wrong - spoilt)
 
 
 def ask_again(items: Sequence[GuardItem], answer: Answerer) -> Guard:
@@ -125,7 +126,8 @@ def _known(
     items: Sequence[GuardItem], answer: Answerer, base: Answerer
 ) -> list[tuple[GuardItem, Reply]]:
     """Those that the base answers right, with the reply of `answer`."""
-    pairs = list(zip(items, answer([item.prompt for item in items]), strict=True))
+    replies = zip(items, answer([item.prompt for item in items]), strict=True)
+    pairs = [(item, reply) for item, reply in replies if reply.was_asked]
     experts = [item for item, reply in pairs if not reply.is_bases]
     unknown = _wrong(pair for pair in pairs if pair[1].is_bases) | ask_again(experts, base).lost
     return [(item, reply) for item, reply in pairs if item not in unknown]

@@ -76,7 +76,7 @@ def test_a_router_brings_where_its_background_lies(tmp_path):
         moe.router.fit(file, grader=by_reference, output=folder)
         base = (moe.language_model, moe._bank)
     questions = read_questions([folder / "background.jsonl"])
-    texts = worded(questions, most=len(questions))
+    texts = worded(questions)
     kept, read = (outside_of(texts, *base, folder=each) for each in (folder, None))
     assert (folder / "background.safetensors").is_file()
     assert np.array_equal(kept.prompts.states, read.prompts.states)

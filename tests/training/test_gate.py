@@ -72,6 +72,7 @@ def trained(make_bank, examples, quick):
         before=RIGHT,
         general=GENERAL,
         predecessor=None,
+        base=RIGHT,
         **changed,
     ):
         changed_settings = settings.model_copy(update=changed)
@@ -85,7 +86,7 @@ def trained(make_bank, examples, quick):
                 live=automatic if isinstance(automatic, Recorder) else lambda _: automatic,
                 before=before,
                 forced=answerer(9),
-                base=RIGHT,
+                base=base,
             ),
             predecessor=predecessor,
         )
@@ -224,7 +225,7 @@ def test_as_many_are_asked_as_it_takes_to_find_those_that_the_base_knows():
     assert numbers == sorted(numbers)
     assert max(numbers) > 250
     assert [item.near for item in found.items] == [True] * 100 + [False] * 20
-    assert len(guarded.asked["live"]) == len(set(guarded.asked["live"])) < 145
+    assert len(guarded.asked["live"]) == len(set(guarded.asked["live"])) < 160
 
 
 def test_weights_that_change_nothing_are_rejected(trained, llama):
@@ -250,6 +251,21 @@ def test_a_lost_guard_prompt_rejects_and_says_which_bound(trained):
     assert report.guard.lost == report.guard.near_lost == 1
     assert "1 of 300 guard prompts" in report.reasons[0]
     assert "1.57%" in report.reasons[0]
+
+
+def test_the_guard_is_what_the_base_itself_knows_and_as_large_as_is_wanted(trained):
+    """It does not know 40 that other experts answer; 400 are at hand and 330 wanted."""
+    report = trained(guards=guard(400), base=answerer(wrong=40), guard_prompts=330)
+    assert (report.guard.items, report.guard.lost, report.guard.near_items) == (330, 0, 100)
+    # Asked by force, those below 9 are answered wrong; but they guard nothing.
+    assert (report.guard_forced.items, report.guard_forced.lost) == (300, 0)
+
+
+def test_a_prompt_that_nobody_could_be_asked_guards_nothing():
+    unasked = [GuardItem((("user", "too long"),), "?!")]
+    silent = lambda prompts: [Reply("", was_asked=False) for _ in prompts]  # noqa: E731
+    found = measure_guard(unasked, silent, base=silent, before=silent, count=9, seed=0)
+    assert found.items == ()
 
 
 def test_a_small_guard_set_cannot_prove_harmlessness(trained):
