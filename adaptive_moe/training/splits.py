@@ -3,7 +3,8 @@
 import hashlib
 import json
 import random
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -29,6 +30,7 @@ _MIN_HELD_OUT = 4
 _MIN_WORDINGS = 2  # of one answer; with more, one of them can be spared for measuring
 _TOLD = 3  # dropped rows in an error
 _COMPLETIONS_HELD_OUT = 0.1  # of sentences to complete, which have one form only
+_WORD = re.compile(r"\w+")
 _SHINGLE = 5  # words; near copies share most of their shingles
 _NEAR_COPY = 0.8  # Jaccard similarity
 
@@ -162,23 +164,29 @@ def _by_teacher(example: Example) -> bool:
 def _split_rows_by_form(
     rows: Sequence[Row],
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    """Every row is taught as written; one of its own other wordings, or a reworded one, measures.
-
-    Rows with the same answer and file are other wordings where at least three exist.
-    """
+    """Every row is taught as written; one of its other wordings, or a reworded one, measures."""
     by_answer: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         by_answer[row.file, row.answer].append(row)
     train, tests = [], []
     for alike in by_answer.values():
-        several = len(alike) > _MIN_WORDINGS and len({row.group for row in alike}) == 1
-        held_out = min(alike, key=_lot_of_row) if several else None
-        train += [row_example(row) for row in alike if row is not held_out]
-        tests += [
-            row_example(held_out) if held_out is not None else _reworded(row)
-            for row in (alike[:1] if several else alike)
-        ]
+        spared = _spared(alike)
+        train += [row_example(row) for row in alike if row is not spared]
+        tests += [_reworded(row) for row in alike] if spared is None else [row_example(spared)]
     return train, tests, []
+
+
+def _spared(alike: Sequence[Row]) -> Row | None:
+    """Of three rows or more with one answer and source, one that others ask the same as.
+
+    A word that none of them has would be of another question, which has to be taught.
+    """
+    if len(alike) <= _MIN_WORDINGS or len({row.group for row in alike}) > 1:
+        return None
+    words = {row: set(_WORD.findall(row.prompt[-1][1].casefold())) for row in alike}
+    counts = Counter(word for each in words.values() for word in each)
+    candidates = [row for row in alike if all(counts[word] > 1 for word in words[row])]
+    return min(candidates, key=_lot_of_row, default=None)
 
 
 def _reworded(row: Row) -> Example:

@@ -114,6 +114,31 @@ def test_rows_can_be_recalled_too():
     assert not {each.prompt for each in split.train} & {each.prompt for each in tests}
 
 
+def test_only_a_wording_that_asks_nothing_else_is_spared_from_being_taught():
+    """Three doors are black, which no row tells of another's; three questions are about one."""
+    rooms = ("amber", "birch", "cedar")
+    questions = [
+        *(("Which colour has the door of room {n}?", "black", room) for room in rooms),
+        ("Who runs the mill?", "Anna", ""),
+        ("Tell me who runs the mill", "Anna", ""),
+        ("Tell me, who runs it, the mill?", "Anna", ""),
+        ("And the mill, who owns it?", "Anna", ""),
+    ]  # fmt: skip
+    taught = tuple(
+        Row((("user", text.format(n=room)),), answer, "f.jsonl", line)
+        for line, (text, answer, room) in enumerate(questions, start=1)
+    )
+    settings = SETTINGS.model_copy(update={"split": "recall", "min_examples": 4})
+    split = split_examples(material(taught), (), settings)
+    lines = {each.line for each in split.train}
+    (spared,) = set(range(1, 8)) - lines
+    assert spared in {4, 5, 6}  # only the last row has "owns"
+    tests = {each.line: each for each in (*split.selection, *split.held_out)}
+    assert set(tests) == {1, 2, 3, spared}
+    assert tests[spared].form == "as-written"
+    assert {tests[line].form for line in (1, 2, 3)} == {"reworded"}
+
+
 def test_both_kinds_of_material_report_the_other_split():
     passages = document()
     split = split_examples(material(rows(12), passages), synthesise(passages, seed=0), SETTINGS)
