@@ -120,7 +120,7 @@ def _add_routed(table: Table, found: "RoutedFigures | None") -> None:
     table.add_row(
         "routed: said to be right", "",
         _share(found.stated_before), _share(found.stated_after),
-        f"off by {_difference(found.worse)}",
+        f"error {_difference(found.worse)}",
     )  # fmt: skip
 
 

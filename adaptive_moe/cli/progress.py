@@ -32,6 +32,7 @@ class TrainingBar:
         )
         self._task: TaskID | None = None
         self._told = 0.0
+        self._has_begun = False
 
     def __enter__(self) -> "TrainingBar":
         return self
@@ -52,6 +53,9 @@ class TrainingBar:
         if isinstance(event, TeacherStep):
             self._tell("teacher", (event.done, event.passages), teaching(event))
         elif isinstance(event, TrainingStep):
+            if not self._has_begun and event.progress.step > 1:
+                self.say("It goes on from its checkpoint.")
+            self._has_begun = True
             done = event.progress.step, event.progress.steps
             self._tell(clean_line(event.expert), done, figures(event.progress))
 

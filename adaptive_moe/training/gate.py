@@ -146,6 +146,11 @@ def _held_out_reasons(figures: HeldOutFigures) -> list[str]:
         f"held-out gain of {figures.gain.mean:+.3f} {_UNITS[figures.metric]} is not proven: the "
         f"95 % interval {figures.gain.low:+.3f} to {figures.gain.high:+.3f} does not lie above 0"
     )
+    if figures.split == "generalise":
+        reason += (
+            "; it was measured on rows unlike those it learned from: where every row is a fact of "
+            "its own, set training.split=recall, or give several wordings of each"
+        )
     return [reason]
 
 

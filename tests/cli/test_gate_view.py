@@ -30,6 +30,9 @@ def test_an_admitted_expert_that_is_seldom_right_is_warned_of():
     assert (
         "None of its 13 held-out answers is exactly right; it was admitted because they" in shown()
     )
+    one, most = (dataclasses.replace(HELD_OUT, exact_after=right / 13) for right in (1, 6))
+    assert "1 of its 13 held-out answers is exactly right" in shown(held_out=one)
+    assert "6 of its 13 held-out answers are exactly right" in shown(held_out=most)
     few = dataclasses.replace(HELD_OUT, exact_after=2 / 13)
     assert "2 of its 13 held-out answers are exactly right" in shown(held_out=few)
     by_answers = dataclasses.replace(few, metric="exact")
