@@ -36,7 +36,7 @@ from adaptive_moe.training.conversations import conversation_stage, in_conversat
 from adaptive_moe.training.encoding import encode_examples, fits_whole
 from adaptive_moe.training.events import TrainingProgress
 from adaptive_moe.training.fitting import fit_to_context
-from adaptive_moe.training.foretelling import foretold_seconds
+from adaptive_moe.training.foretelling import foretold_seconds, measuring, moments_of
 from adaptive_moe.training.gate import GateReport
 from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.interruption import interruptible
@@ -47,8 +47,6 @@ from adaptive_moe.training.results import TrainingResult
 from adaptive_moe.training.splits import METRICS, split_examples, split_stage
 from adaptive_moe.training.synthesis import Example, synthesis_stage, synthesise
 from adaptive_moe.training.trainer import train_lora
-
-_MEASURED_STEPS = 6  # of an estimate; the first warms up and the last one evaluates
 
 
 @final
@@ -204,25 +202,24 @@ class Grower:
         A teacher is asked only where the rules alone make too few examples to measure with.
         """
         prepared = self._prepare_cheaply(data, settings, limit=limit)
-        times: list[float] = []
-        measured = train_lora(
-            self._answerer.language_model,
-            self._answerer.bank,
-            prepared.plan,
-            prepared.trained_on,
-            held_out=prepared.split.selection,
-            settings=settings.model_copy(
-                update={"max_steps": _MEASURED_STEPS, "evaluate_every": _MEASURED_STEPS}
-            ),
-            seed=settings.seed,
-            metric=METRICS[prepared.split.name],
-            listener=lambda _: times.append(time.perf_counter()),
+        moments = moments_of(
+            lambda listener: train_lora(
+                self._answerer.language_model,
+                self._answerer.bank,
+                prepared.plan,
+                prepared.trained_on,
+                held_out=prepared.split.selection,
+                settings=measuring(settings),
+                seed=settings.seed,
+                metric=METRICS[prepared.split.name],
+                listener=listener,
+            )
         )
         split = prepared.split
         return TrainingEstimate(
             steps=settings.max_steps,
             tokens=self._tokens(prepared.trained_on, settings),
-            seconds=foretold_seconds(times, settings, reading_seconds=measured.reading_seconds),
+            seconds=foretold_seconds(moments, settings),
             peak_bytes=peak_rss_bytes(),
             examples=len(split.train),
             selection=split.selection_only,

@@ -22,8 +22,8 @@ Everything is trained on the pocket model, in all layers; at rank 8, but packs b
 * **Packs.** Each in an empty store, from its documents alone, by default settings; wall seconds
   from reading them until the expert is live, the gate included. The blind questions were written
   by hand, and nothing reads them but this measurement; before and after, routing is automatic.
-* **What a dry run foretells** comes from six steps that are thrown away; it is compared with the
-  seconds of as many steps as the training took, as one that is done early takes fewer."""
+* **What a dry run foretells** comes from five seconds of steps that are thrown away; it is compared
+  with the seconds of as many steps as the training took, as one that is done early takes fewer."""
 
 
 def _conditions(_: Found) -> Mapping[str, str]:
