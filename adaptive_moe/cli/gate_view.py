@@ -47,18 +47,33 @@ def gate_parts(report: "GateReport") -> tuple[RenderableType, ...]:
 
 def _warnings(report: "GateReport") -> list[str]:
     """What to know of an expert that is admitted nevertheless."""
-    held_out = report.held_out
-    if not report.accepted or held_out.exact_after >= _FEW:
-        return []
-    right = round(held_out.exact_after * held_out.examples)
-    some = f"{right:,} of its" if right else "None of its"
-    are = "are" if right > 1 else "is"
+    found = [_seldom_right(report.held_out), _seldom_asked(report.routed)]
+    return [each for each in found if each] if report.accepted else []
+
+
+def _seldom_right(held_out: "HeldOutFigures") -> str | None:
+    if held_out.exact_after >= _FEW:
+        return None
+    right = _some(round(held_out.exact_after * held_out.examples))
     why = "they became more probable" if held_out.metric == "loss" else "the base gets fewer right"
-    warning = (
-        f"{some} {held_out.examples:,} held-out answers {are} exactly right; it was admitted "
+    return (
+        f"Exactly right are {right} of its {held_out.examples:,} held-out answers; it was admitted "
         f"because {why}. Try some questions before you rely on it."
     )
-    return [warning]
+
+
+def _seldom_asked(routed: "RoutedFigures | None") -> str | None:
+    if routed is None or routed.to_expert >= _FEW * routed.questions:
+        return None
+    return (
+        f"Sent to it are {_some(routed.to_expert)} of {routed.questions:,} held-out questions: in "
+        "other words than it was taught the base may go on answering. Give it more wordings of "
+        "each question, or ask it by name."
+    )
+
+
+def _some(count: int) -> str:
+    return f"{count:,}" if count else "none"
 
 
 def _add_held_out(table: Table, found: "HeldOutFigures", *, decides: bool) -> None:

@@ -25,7 +25,7 @@ from adaptive_moe.measures.statistics import Interval, cluster_bootstraps
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.steps import ExampleScore, score_examples
-from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.synthesis import AS_WRITTEN, Example
 
 BASE = "base"
 MOST_OTHERS = 8
@@ -301,4 +301,4 @@ def _exponential(loss: Interval) -> Interval:
 
 def _example(question: GradedQuestion, text: str) -> Example:
     prompt = (("user", question.question),)
-    return Example(prompt, text, question.source, "as-written", question.where, 0)
+    return Example(prompt, text, question.source, AS_WRITTEN, question.where, 0)

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.stages import Stage
-from adaptive_moe.training.synthesis import Example, examples_hash
+from adaptive_moe.training.synthesis import AS_WRITTEN, Example, examples_hash
 
 _MOST_EXCHANGES = 3
 _KNOWN = 0.5  # share of the exchanges that are about what the base knows
@@ -25,6 +25,7 @@ def in_conversation(
 ) -> tuple[Example, ...]:
     """All examples in their order, `share` of the single questions after earlier exchanges.
 
+    What is taught as it stands in a file has no other wording: it stays, and comes once more.
     Those are one to three short questions with their answers, of `known` and of examples of other
     facts, with other answers but for common ones. Trained on single questions alone, an expert
     takes those of a chat for something else. What is no longer one that `fits` stays single.
@@ -34,19 +35,24 @@ def in_conversation(
     short = [examples[index] for index in single if _is_short(examples[index])]
     said = Counter(each.answer for each in short)
     common = {answer for answer, count in said.items() if count > _COMMON * len(short)}
-    spoken = list(examples)
+    spoken, added = list(examples), list[Example]()
     for index in chance.sample(single, round(share * len(single))):
         each = examples[index]
         behind = replace(each, prompt=(*_before(each, short, known, common, chance), *each.prompt))
-        spoken[index] = behind if fits(behind) else each
-    return tuple(spoken)
+        if behind == each or not fits(behind):
+            continue
+        if each.form == AS_WRITTEN:
+            added.append(behind)
+        else:
+            spoken[index] = behind
+    return (*spoken, *added)
 
 
 def conversation_stage(before: Sequence[Example], after: Sequence[Example]) -> Stage:
     """The record of what came behind other turns."""
-    behind = sum(
-        len(one.prompt) < len(other.prompt) for one, other in zip(before, after, strict=True)
-    )
+    pairs = zip(before, after, strict=False)  # those added follow
+    behind = sum(len(one.prompt) < len(other.prompt) for one, other in pairs)
+    behind += len(after) - len(before)
     left = {"train": len(after), "after others": behind}
     return Stage("conversations", {"train": len(before)}, left, examples_hash(after))
 

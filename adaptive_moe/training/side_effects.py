@@ -15,7 +15,7 @@ from adaptive_moe.training.guarding import Answerer, Reply
 from adaptive_moe.training.held_out import Measure
 from adaptive_moe.training.rows import Turn
 from adaptive_moe.training.splits import Metric
-from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.synthesis import AS_WRITTEN, Example
 
 _ASKED = 100  # held-out questions, evenly from all; asking is slower than reading
 _BINS = 10
@@ -147,7 +147,7 @@ def general_texts(path: Path) -> tuple[Example, ...]:
         first, _, rest = " ".join(paragraph.split()).partition(". ")
         if rest:
             prompt: tuple[Turn, ...] = (("user", f"{first}."),)
-            texts.append(Example(prompt, rest, f"text {number}", "as-written", path.name, number))
+            texts.append(Example(prompt, rest, f"text {number}", AS_WRITTEN, path.name, number))
     if len(texts) < _FEWEST_TEXTS:
         raise DataError(
             f"{path}: {len(texts)} paragraphs of two sentences or more, at least {_FEWEST_TEXTS} "

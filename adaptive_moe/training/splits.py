@@ -17,7 +17,7 @@ from adaptive_moe.training.near_copies import NearCopies
 from adaptive_moe.training.phrasings import held_out_forms, selection_forms
 from adaptive_moe.training.rows import Row, asked_in
 from adaptive_moe.training.stages import Place, Stage, first_places
-from adaptive_moe.training.synthesis import Example
+from adaptive_moe.training.synthesis import AS_WRITTEN, Example
 from adaptive_moe.training.taught_forms import TEACHERS_FORMS, held_out_taught_form
 
 SplitName = Literal["recall", "generalise"]
@@ -112,7 +112,7 @@ def split_stage(material: Material, synthesised: Sequence[Example], split: Split
 def row_example(row: Row) -> Example:
     """A row of an example file as it stands."""
     source = row.group or question_key(row.prompt[-1][1])
-    return Example(row.prompt, row.answer, source, "as-written", row.file, row.line)
+    return Example(row.prompt, row.answer, source, AS_WRITTEN, row.file, row.line)
 
 
 def _split_by_form(

@@ -43,6 +43,10 @@ _BARE = 0.25  # share of questions that name the subject only, where that is eno
 _MIN_CLOZE_WORDS = 6
 
 
+AS_WRITTEN = "as-written"
+"""The form of an example that stands in a file as it is taught."""
+
+
 @dataclass(frozen=True, slots=True)
 class Example:
     """A question and its answer, with the fact it teaches and the form it is asked in.

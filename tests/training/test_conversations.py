@@ -11,9 +11,9 @@ from adaptive_moe.training.synthesis import Example
 KNOWN = (("What is two and two?", "four"), ("Which animal barks?", "the dog"))
 
 
-def _example(number, *, prompt=None, answer=None):
+def _example(number, *, prompt=None, answer=None, form="a form"):
     prompt = prompt or (("user", f"What is the sign of {number}?"),)
-    return Example(prompt, answer or f"sign {number % 20}", f"fact {number}", "as-written", "f", 1)
+    return Example(prompt, answer or f"sign {number % 20}", f"fact {number}", form, "f", 1)
 
 
 in_conversation = functools.partial(conversations.in_conversation, fits=lambda _: True)
@@ -33,6 +33,18 @@ def test_a_share_comes_after_one_to_three_exchanges_and_ends_as_it_was():
         )
     stage = conversation_stage(EXAMPLES, taught)
     assert stage.left == {"train": 400, "after others": len(changed)}
+
+
+def test_what_has_one_wording_is_taught_alone_as_well():
+    rows = [_example(number, form="as-written") for number in range(400)]
+    taught = in_conversation(rows, KNOWN, share=0.25, seed=1)
+    alone, behind = taught[:400], taught[400:]
+    assert list(alone) == rows
+    assert 90 < len(behind) <= 100
+    assert {len(each.prompt) for each in behind} == {3, 5, 7}
+    assert {each.prompt[-1:] for each in behind} <= {each.prompt for each in rows}
+    stage = conversation_stage(rows, taught)
+    assert stage.left == {"train": len(taught), "after others": len(behind)}
 
 
 def test_exchanges_are_known_ones_and_those_of_other_facts():
