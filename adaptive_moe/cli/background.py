@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, final
 
 from rich.text import Text
 
-from adaptive_moe.cli.progress import duration, figures, teaching
+from adaptive_moe.cli.progress import figures, teaching, time_left
 from adaptive_moe.cli.safe_text import clean_line
 from adaptive_moe.cli.terminal import Terminal
 
@@ -55,10 +55,8 @@ class BackgroundNotes:
         if isinstance(self._latest, TeacherStep):
             return f"teacher {teaching(self._latest)}"
         progress = self._latest.progress
-        left = "at the gate"
-        if progress.step < progress.steps:
-            left = f"{duration(progress.eta_seconds)} left"
-        return f"{clean_line(self._latest.expert)} {progress.step}/{progress.steps} {left}"
+        done = f"{progress.step}/{progress.steps} {time_left(progress)}"
+        return f"{clean_line(self._latest.expert)} {done}"
 
     def forget(self) -> None:
         """The training that ran was cancelled: nothing more comes of it."""

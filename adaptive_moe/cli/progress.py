@@ -92,11 +92,16 @@ def figures(progress: "TrainingProgress") -> str:
         *([] if progress.held_out_loss is None else [f"held out {progress.held_out_loss:.3f}"]),
         *([] if progress.held_out_exact is None else [f"{progress.held_out_exact:.0%} right"]),
         f"{progress.tokens_per_second:,.0f} tokens/s",
-        "at the gate"
-        if progress.step == progress.steps
-        else f"{duration(progress.eta_seconds)} left",
+        time_left(progress),
     ]
     return "  ".join(told)
+
+
+def time_left(progress: "TrainingProgress") -> str:
+    """How long the steps will take that are left; it may be done before all are taken."""
+    if progress.step == progress.steps or not progress.eta_seconds:
+        return "at the gate"
+    return f"{duration(progress.eta_seconds)} left"
 
 
 def duration(seconds: float) -> str:

@@ -108,8 +108,8 @@ def select(
     if unmatched or not wanted:
         endings = sorted({layer.name.rsplit(".", 1)[-1] for layer in layers})
         raise ConfigurationError(
-            f"target_modules: no linear layer is named {', '.join(map(repr, unmatched)) or '()'}; "
-            f"this model has {', '.join(endings)}"
+            "training.targets: no linear layer is named "
+            f"{', '.join(map(repr, unmatched)) or '()'}; this model has {', '.join(endings)}"
         )
     return tuple(x for x in layers if any(_ends_in(x.name, target) for target in wanted))
 

@@ -318,7 +318,8 @@ def _told(dropped: Sequence[Place]) -> str:
     """A second line that says what might be mended to have more."""
     if not dropped:
         return ""
-    return f"\n{len(dropped):,} rows were dropped: {'; '.join(first_places(dropped, _TOLD))}"
+    rows = "1 row was" if len(dropped) == 1 else f"{len(dropped):,} rows were"
+    return f"\n{rows} dropped: {'; '.join(first_places(dropped, _TOLD))}"
 
 
 def _digest(*sides: Sequence[Example]) -> str:

@@ -18,6 +18,20 @@ def test_one_step_in_one_line():
     assert "held out 0.500  25% right" in told
 
 
+def test_a_training_that_is_done_early_is_at_the_gate():
+    done = TrainingProgress(30, 50, 1.2345, 1200.4, 0.0, 4e-3)
+    assert figures(done).endswith("at the gate")
+    assert figures(progress(50)).endswith("at the gate")
+
+
+def test_one_that_goes_on_from_a_checkpoint_says_so_once():
+    file = io.StringIO()
+    with TrainingBar(Console(file=file, width=120)) as bar:
+        for step in (21, 22, 50):
+            bar.show(TrainingStep("chemistry", progress(step)))
+    assert file.getvalue().count("goes on from its checkpoint") == 1
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"),
     [(0.0, "0:00"), (59.6, "1:00"), (3723.0, "1:02:03"), (float("nan"), "?"), (float("inf"), "?")],
