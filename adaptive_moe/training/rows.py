@@ -73,7 +73,7 @@ def detect_shape(record: Mapping[str, object]) -> str:
     found = ", ".join(sorted(str(key) for key in record)[:8]) or "none"
     raise RowError(
         "no known keys: expected messages, conversations, instruction/output, prompt/completion, "
-        f"question/answer or text; found {found}"
+        f"question/answer or text; found {found} (a table of facts is read from a .md file)"
     )
 
 
