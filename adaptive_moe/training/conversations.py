@@ -11,6 +11,7 @@ from adaptive_moe.training.synthesis import AS_WRITTEN, Example, examples_hash
 
 _MOST_EXCHANGES = 3
 _KNOWN = 0.5  # share of the exchanges that are about what the base knows
+_FEWEST_AGAIN = 1000  # rows of files; of more, not all can be taught several times
 _COMMON = 0.2  # share of the questions that an answer is given to
 _LONGEST = 200  # characters of an exchange; longer ones would cost more than they teach
 
@@ -25,7 +26,8 @@ def in_conversation(
 ) -> tuple[Example, ...]:
     """All examples in their order, `share` of the single questions after earlier exchanges.
 
-    What is taught as it stands in a file has no other wording: it stays, and comes once more.
+    What is taught as it stands in a file has no other wording: it stays, and comes once more, with
+    any `share` but 0 at least a thousand of it.
     Those are one to three short questions with their answers, of `known` and of examples of other
     facts, with other answers but for common ones. Trained on single questions alone, an expert
     takes those of a chat for something else. What is no longer one that `fits` stays single.
@@ -36,7 +38,12 @@ def in_conversation(
     said = Counter(each.answer for each in short)
     common = {answer for answer, count in said.items() if count > _COMMON * len(short)}
     spoken, added = list(examples), list[Example]()
-    for index in chance.sample(single, round(share * len(single))):
+    written = [index for index in single if examples[index].form == AS_WRITTEN]
+    worded = [index for index in single if examples[index].form != AS_WRITTEN]
+    again = max(round(share * len(written)), _FEWEST_AGAIN) if share else 0
+    chosen = chance.sample(worded, round(share * len(worded)))
+    chosen += chance.sample(written, min(again, len(written)))
+    for index in chosen:
         each = examples[index]
         behind = replace(each, prompt=(*_before(each, short, known, common, chance), *each.prompt))
         if behind == each or not fits(behind):

@@ -40,11 +40,19 @@ def test_what_has_one_wording_is_taught_alone_as_well():
     taught = in_conversation(rows, KNOWN, share=0.25, seed=1)
     alone, behind = taught[:400], taught[400:]
     assert list(alone) == rows
-    assert 90 < len(behind) <= 100
+    assert 370 < len(behind) <= 400
     assert {len(each.prompt) for each in behind} == {3, 5, 7}
     assert {each.prompt[-1:] for each in behind} <= {each.prompt for each in rows}
     stage = conversation_stage(rows, taught)
     assert stage.left == {"train": len(taught), "after others": len(behind)}
+    assert in_conversation(rows, KNOWN, share=0.0, seed=1) == tuple(rows)
+
+
+@pytest.mark.parametrize(("share", "again"), [(0.2, 1000), (0.8, 1600)])
+def test_of_many_rows_a_share_comes_again(share, again):
+    rows = [_example(number, form="as-written") for number in range(2000)]
+    behind = len(in_conversation(rows, KNOWN, share=share, seed=1)) - 2000
+    assert 0.94 * again < behind <= again
 
 
 def test_exchanges_are_known_ones_and_those_of_other_facts():
