@@ -26,11 +26,12 @@ def in_conversation(
 ) -> tuple[Example, ...]:
     """All examples in their order, `share` of the single questions after earlier exchanges.
 
-    What is taught as it stands in a file has no other wording: it stays, and comes once more, with
-    any `share` but 0 at least a thousand of it.
     Those are one to three short questions with their answers, of `known` and of examples of other
     facts, with other answers but for common ones. Trained on single questions alone, an expert
     takes those of a chat for something else. What is no longer one that `fits` stays single.
+
+    Rows of files have no other wording: they stay single, and up to a thousand of them, or that
+    share of more, come once more after exchanges, at the end. With a `share` of 0 nothing does.
     """
     chance = random.Random(f"conversations {seed}")  # noqa: S311  not for security
     single = [index for index, each in enumerate(examples) if len(each.prompt) == 1]
@@ -38,12 +39,7 @@ def in_conversation(
     said = Counter(each.answer for each in short)
     common = {answer for answer, count in said.items() if count > _COMMON * len(short)}
     spoken, added = list(examples), list[Example]()
-    written = [index for index in single if examples[index].form == AS_WRITTEN]
-    worded = [index for index in single if examples[index].form != AS_WRITTEN]
-    again = max(round(share * len(written)), _FEWEST_AGAIN) if share else 0
-    chosen = chance.sample(worded, round(share * len(worded)))
-    chosen += chance.sample(written, min(again, len(written)))
-    for index in chosen:
+    for index in _chosen(examples, single, share, chance):
         each = examples[index]
         behind = replace(each, prompt=(*_before(each, short, known, common, chance), *each.prompt))
         if behind == each or not fits(behind):
@@ -62,6 +58,17 @@ def conversation_stage(before: Sequence[Example], after: Sequence[Example]) -> S
     behind += len(after) - len(before)
     left = {"train": len(after), "after others": behind}
     return Stage("conversations", {"train": len(before)}, left, examples_hash(after))
+
+
+def _chosen(
+    examples: Sequence[Example], single: Sequence[int], share: float, chance: random.Random
+) -> list[int]:
+    """Places of the questions that are to come after exchanges."""
+    written = [index for index in single if examples[index].form == AS_WRITTEN]
+    others = [index for index in single if examples[index].form != AS_WRITTEN]
+    again = max(round(share * len(written)), _FEWEST_AGAIN) if share else 0
+    chosen = chance.sample(others, round(share * len(others)))
+    return chosen + chance.sample(written, min(again, len(written)))
 
 
 def _is_short(example: Example) -> bool:
