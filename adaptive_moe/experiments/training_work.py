@@ -86,32 +86,53 @@ class Trained:
 
 @final
 class OurTraining:
-    """Our trainer's steps, prompts' key-values read anew in every run."""
+    """Our trainer's steps of one work, prompts' key-values read anew in every run."""
 
     def __init__(self, work: Work, bank: LoraBank) -> None:
-        self._work = work
-        self._bank = bank
+        self._sweep = OurSweep([work], bank)
 
     def run(self) -> Trained:
         """All steps from the start."""
-        work, settings = self._work, self._work.settings
-        adapter = work.start()
+        return self._sweep.run()[0]
+
+
+@final
+class OurSweep:
+    """Our trainer's steps of several works on the same examples, in passes that they share."""
+
+    def __init__(self, works: Sequence[Work], bank: LoraBank) -> None:
+        self._works = works
+        self._bank = bank
+
+    def run(self) -> tuple[Trained, ...]:
+        """All steps of all works from the start."""
+        first, settings = self._works[0], self._works[0].settings
+        adapters = [work.start() for work in self._works]
         loss = AnswerLoss(
-            work.language_model,
+            first.language_model,
             self._bank,
-            work.examples,
-            activation=work.activation,
+            first.examples,
+            activation=first.activation,
             prompt_cache_bytes=settings.prompt_cache_bytes,
-            lower_blocks=min(layer.depth for layer in work.layers),
+            lower_blocks=min(layer.depth for work in self._works for layer in work.layers),
         )
-        stepper = Stepper(adapter, loss, settings)
+        stepper = Stepper(adapters, loss, settings)
         loss.read_ahead()
-        order, losses = work.order(), []
+        orders = [work.order() for work in self._works]
+        losses: list[list[float]] = [[] for _ in self._works]
         for step in range(settings.max_steps):
-            chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            found = stepper.step(chosen, learning_rate(step, settings))
-            losses.append(float("nan") if found is None else found[0])
-        return Trained(tuple(losses), adapter.tensors())
+            start = step * settings.batch_size
+            chosen = {
+                slot: order[start : start + settings.batch_size]
+                for slot, order in enumerate(orders)
+            }
+            rates = dict.fromkeys(chosen, learning_rate(step, settings))
+            for slot, found in stepper.step(chosen, rates).items():
+                losses[slot].append(float("nan") if found is None else found[0])
+        return tuple(
+            Trained(tuple(own), adapter.tensors())
+            for own, adapter in zip(losses, adapters, strict=True)
+        )
 
 
 @final
@@ -152,7 +173,7 @@ class PeerTraining:
         )
         with tempfile.TemporaryDirectory() as folder:
             trainer = self._begin(
-                _arguments(settings, folder),
+                _arguments(settings, folder, self._work.language_model.device),
                 {
                     "model": self._model,
                     "processing_class": self._work.language_model.tokenizer,
@@ -252,7 +273,7 @@ def _row(language_model: LanguageModel, example: EncodedExample) -> dict[str, li
     }
 
 
-def _arguments(settings: TrainingSettings, folder: str) -> dict[str, Any]:
+def _arguments(settings: TrainingSettings, folder: str, device: torch.device) -> dict[str, Any]:
     return {
         "output_dir": folder,
         "max_steps": settings.max_steps,
@@ -263,7 +284,7 @@ def _arguments(settings: TrainingSettings, folder: str) -> dict[str, Any]:
         "save_strategy": "no",
         "report_to": [],
         "disable_tqdm": True,
-        "use_cpu": True,
+        "use_cpu": device.type == "cpu",
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "seed": settings.seed,

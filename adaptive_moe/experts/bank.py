@@ -20,7 +20,6 @@ from adaptive_moe.errors import (
     ConfigurationError,
     ExpertError,
     UnknownExpertError,
-    UnsupportedModelError,
 )
 from adaptive_moe.experts.forwards import (
     Forward,
@@ -30,10 +29,17 @@ from adaptive_moe.experts.forwards import (
     shared_forward,
 )
 from adaptive_moe.experts.packed import differentiable_forward, may_be_packed
-from adaptive_moe.experts.pool import Layout, Mixture, ModulePool, normalised, padded_index
+from adaptive_moe.experts.pool import (
+    Layout,
+    Mixture,
+    ModulePool,
+    device_of,
+    normalised,
+    padded_index,
+)
 from adaptive_moe.experts.static_rows import StaticRows
 from adaptive_moe.experts.token_gates import token_gated_forward
-from adaptive_moe.experts.weights import LoraPair, LoraWeights, check_fit
+from adaptive_moe.experts.weights import LoraStack, LoraWeights, check_fit
 from adaptive_moe.models.linear_layers import LinearLayer
 
 __all__ = ["LoraBank", "Mixture"]
@@ -74,7 +80,7 @@ class LoraBank:
                 rows=rows,
                 shape=(layer.in_features, layer.out_features),
                 dtype=dtype,
-                device=_device_of(self._modules[layer.name], layer.name),
+                device=device_of(self._modules[layer.name], layer.name),
             )
             for layer in layers
         }
@@ -190,7 +196,11 @@ class LoraBank:
 
         Without weights this is the base, with gradients to its input whatever it is stored in.
         """
-        return self._activated(lambda: self._plan_weights(weights))
+        return self._activated(lambda: self._plan_weights(weights, shared_forward))
+
+    def activate_stack(self, stack: Mapping[str, LoraStack]) -> AbstractContextManager[None]:
+        """`activate_weights`, other ones for every row of the coming passes."""
+        return self._activated(lambda: self._plan_weights(stack, rowwise_forward))
 
     def close(self) -> None:
         """Free the pools; the model is as it was, and the bank refuses further experts."""
@@ -325,12 +335,12 @@ class LoraBank:
         return self._plan_gated(expert_ids, gates.unsqueeze(1) if gates.ndim == per_row else gates)
 
     def _plan_uniform(self, mixture: Mixture) -> Forwards:
-        present = {name: pool.present(mixture) for name, pool in self._pools.items()}
-        return {
-            name: self._shared(name, self._pools[name].concatenated(part))
-            for name, part in present.items()
-            if part
-        }
+        forwards: Forwards = {}
+        for name, pool in self._pools.items():
+            if present := pool.present(mixture):
+                pair = pool.concatenated(present)
+                forwards[name] = shared_forward(self._original(name), pair.a, pair.b)
+        return forwards
 
     def _plan_gated(
         self, expert_ids: Sequence[str], gates: Float[Tensor, "batch time expert"]
@@ -359,11 +369,14 @@ class LoraBank:
         }
         return {name: forward for name, forward in planned.items() if forward is not None}
 
-    def _plan_weights(self, weights: LoraWeights) -> Forwards:
+    def _plan_weights(
+        self,
+        weights: LoraWeights | Mapping[str, LoraStack],
+        forward: Callable[[Forward, Tensor, Tensor], Forward],
+    ) -> Forwards:
         check_fit(weights, self._layers)
-        forwards = {name: self._shared(name, pair) for name, pair in weights.items()}
-        rest = [name for name in self._packed if name not in weights]
-        return forwards | {name: self._original(name) for name in rest}
+        base = {name: self._original(name) for name in {*self._packed, *weights}}
+        return base | {name: forward(base[name], pair.a, pair.b) for name, pair in weights.items()}
 
     def _plan_rowwise(self, mixtures: Sequence[Mixture]) -> Forwards:
         indexes: dict[tuple[torch.device, Layout], tuple[Tensor, Tensor]] = {}
@@ -384,15 +397,3 @@ class LoraBank:
         """The layer's forward as the bank finds it, a hooked one included."""
         module = self._modules[name]
         return differentiable_forward(module) if name in self._packed else plain_forward(module)
-
-    def _shared(self, name: str, pair: LoraPair) -> Forward:
-        return shared_forward(self._original(name), pair.a, pair.b)
-
-
-def _device_of(module: nn.Module, name: str) -> torch.device:
-    device = next(module.parameters()).device
-    if device.type == "meta":
-        raise UnsupportedModelError(
-            f"{name} lies outside the device's memory; load all of it there"
-        )
-    return device

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from adaptive_moe.errors import ConfigurationError
+from adaptive_moe.errors import ConfigurationError, UnsupportedModelError
 from adaptive_moe.experts.ranges import RowRange, RowRanges
 from adaptive_moe.experts.weights import LoraPair
 
@@ -134,3 +134,13 @@ def padded_index(
 def padded_rank(rank: int) -> int:
     """The next of 8, 16, 32, 64, 128, then of the multiples of 128: few shapes to compile."""
     return next((size for size in _PADDED_RANKS if size >= rank), -(-rank // 128) * 128)
+
+
+def device_of(module: nn.Module, name: str) -> torch.device:
+    """Where the layer is; UnsupportedModelError where it is nowhere yet."""
+    device = next(module.parameters()).device
+    if device.type == "meta":
+        raise UnsupportedModelError(
+            f"{name} lies outside the device's memory; load all of it there"
+        )
+    return device

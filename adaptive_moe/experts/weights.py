@@ -32,20 +32,34 @@ LoraWeights = Mapping[str, LoraPair]
 """Module name to pair; a module of rank 0 is absent."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoraStack:
+    """The factors of one module for every row of a pass, lesser ranks filled up with zeros."""
+
+    a: Float[Tensor, "row rank in"]
+    b: Float[Tensor, "row rank out"]
+
+
 def weights_bytes(weights: LoraWeights) -> int:
     """Bytes of all pairs together."""
     return sum(pair.size_bytes for pair in weights.values())
 
 
-def check_fit(weights: LoraWeights, layers: Mapping[str, LinearLayer]) -> None:
+def check_fit(
+    weights: Mapping[str, LoraPair] | Mapping[str, LoraStack], layers: Mapping[str, LinearLayer]
+) -> None:
     """Raise AdapterFormatError for a module that is not among the layers, or of another shape."""
     for name, pair in weights.items():
         layer = layers.get(name)
         if layer is None:
             raise AdapterFormatError(f"this model has no adaptable layer {name!r}")
-        expected = ((pair.rank, layer.in_features), (pair.rank, layer.out_features))
-        if (tuple(pair.a.shape), tuple(pair.b.shape)) != expected or pair.rank < 1:
+        leading = tuple(pair.a.shape[:-1])
+        expected = ((*leading, layer.in_features), (*leading, layer.out_features))
+        of_each = ("row", "rank") if isinstance(pair, LoraStack) else ("rank",)
+        fits = len(leading) == len(of_each) and 0 not in leading
+        if not fits or (tuple(pair.a.shape), tuple(pair.b.shape)) != expected:
+            names = ", ".join(of_each)
             raise AdapterFormatError(
                 f"{name}: factors of shape {tuple(pair.a.shape)} and {tuple(pair.b.shape)}, "
-                f"expected (rank, {layer.in_features}) and (rank, {layer.out_features})"
+                f"expected ({names}, {layer.in_features}) and ({names}, {layer.out_features})"
             )

@@ -1,13 +1,14 @@
-"""The trainable factors of one expert, built to a rank plan."""
+"""The trainable factors of an expert, built to a rank plan, and those of several in one piece."""
 
 import math
 from collections.abc import Mapping, Sequence
 from typing import final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from adaptive_moe.experts.weights import LoraPair, LoraWeights
+from adaptive_moe.experts.weights import LoraPair, LoraStack, LoraWeights
 from adaptive_moe.models.linear_layers import LinearLayer
 from adaptive_moe.training.ranks import RankPlan, check_built
 
@@ -47,6 +48,16 @@ class Adapter:
         """All factors in a fixed order."""
         return [parameter for name in self._a for parameter in (self._a[name], self._b[name])]
 
+    @property
+    def factors(self) -> Mapping[str, tuple[nn.Parameter, nn.Parameter]]:
+        """A and B of every module as they are trained, without the scaling."""
+        return {name: (self._a[name], self._b[name]) for name in self._a}
+
+    @property
+    def scaling(self) -> Mapping[str, float]:
+        """What B counts for, by module."""
+        return self._scaling
+
     def weights(self) -> LoraWeights:
         """The factors as the bank takes them; gradients flow back to the parameters."""
         return {
@@ -67,3 +78,54 @@ class Adapter:
         for name in self._a:
             self._a[name].copy_(tensors[f"a.{name}"])
             self._b[name].copy_(tensors[f"b.{name}"])
+
+
+@final
+class AdapterStack:
+    """The factors of several adapters, slot by slot, in one tensor for every module's A and B.
+
+    From here on the adapters' factors are parts of these: what is done to the ones shows in the
+    others. Lesser ranks are filled up with zeros, and stay so: where A and B both are zero, so are
+    their gradients.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter]) -> None:
+        self._slots = [adapter.factors for adapter in adapters]
+        names = dict.fromkeys(name for factors in self._slots for name in factors)
+        self._a = {name: self._joined(name, 0) for name in names}
+        self._b = {name: self._joined(name, 1) for name in names}
+        self._scaling: dict[str, Float[Tensor, "slot 1 1"]] = {
+            name: b.new_tensor([each.scaling.get(name, 0.0) for each in adapters])[:, None, None]
+            for name, b in self._b.items()
+        }
+
+    def weights(self, slots: Sequence[int]) -> dict[str, LoraStack]:
+        """The factors of these slots as the bank takes them; gradients flow back to here."""
+        found = {}
+        for name, a in self._a.items():
+            b = self._b[name] * self._scaling[name]
+            if list(slots) != list(range(len(self._slots))):
+                chosen = torch.tensor(slots, device=a.device)
+                a, b = a.index_select(0, chosen), b.index_select(0, chosen)  # noqa: PLW2901
+            found[name] = LoraStack(a, b)
+        return found
+
+    def hand_out_gradients(self, slots: Sequence[int]) -> None:
+        """Give the adapters of these slots the gradients of their factors, and keep none."""
+        for slot in slots:
+            for name, pair in self._slots[slot].items():
+                for whole, own in zip((self._a[name], self._b[name]), pair, strict=True):
+                    own.grad = None if whole.grad is None else whole.grad[slot, : len(own)]
+        for whole in (*self._a.values(), *self._b.values()):
+            whole.grad = None
+
+    @torch.no_grad()
+    def _joined(self, name: str, side: int) -> Tensor:
+        owned = {
+            slot: factors[name][side] for slot, factors in enumerate(self._slots) if name in factors
+        }
+        ranks, (_, width) = map(len, owned.values()), next(iter(owned.values())).shape
+        joined = next(iter(owned.values())).new_zeros(len(self._slots), max(ranks), width)
+        for slot, own in owned.items():
+            own.data = joined[slot, : len(own)].copy_(own)
+        return joined.requires_grad_()

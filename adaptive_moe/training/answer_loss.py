@@ -1,6 +1,6 @@
 """Loss on answer tokens alone: the header and the answer run, the prompt comes from a cache."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, cast, final
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from adaptive_moe.experts.bank import LoraBank
-from adaptive_moe.experts.weights import LoraWeights
+from adaptive_moe.experts.weights import LoraStack, LoraWeights
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
+from adaptive_moe.training.layouts import lay_out
 from adaptive_moe.training.lower_blocks import LowerBlocks
-from adaptive_moe.training.packing import can_pack, lay_out, packed, packed_cache
+from adaptive_moe.training.packing import can_pack, packed, packed_cache
 from adaptive_moe.training.prompt_cache import (
     PackedPrompts,
     PromptCache,
@@ -30,16 +31,22 @@ _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the
 
 @dataclass(frozen=True, slots=True)
 class BatchLoss:
-    """Losses of one forward pass; only `total` carries gradients.
+    """Losses of one forward pass; only `totals` carries gradients.
 
-    `total` is the sum over the answers' tokens, the end token included, in nats; `per_example`
-    the sum of each answer; `exact` whether greedy decoding would produce exactly the answer.
+    `totals` are the sums over the answers' tokens of every slot, the end token included, in nats;
+    `per_example` the sum of each answer; `exact` whether greedy decoding would produce exactly the
+    answer.
     """
 
-    total: Float[Tensor, ""]
+    totals: Float[Tensor, " slot"]
     per_example: Float[Tensor, " batch"]
     exact: Bool[Tensor, " batch"]
     tokens: int
+
+    @property
+    def total(self) -> Float[Tensor, ""]:
+        """Of all slots together."""
+        return self.totals.sum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ class AnswerLoss:
                     lower=self._lower,
                 )
             self._states = _states_function(language_model)
-            self._packs = can_pack(language_model)
+            self.packs = can_pack(language_model)
         self._keeps_logits = self._states is None and language_model.takes_logits_to_keep
 
     @property
@@ -121,8 +128,13 @@ class AnswerLoss:
 
         Prompts are taken, losses computed and their gradients found in here.
         """
-        packs = packed(self._language_model) if self._packs else nullcontext()
-        with self._bank.activate_weights(weights), packs:
+        with self._bank.activate_weights(weights), self._packed_passes():
+            yield
+
+    @contextmanager
+    def active_stack(self, stack: Mapping[str, LoraStack]) -> Iterator[None]:
+        """`active` for several slots, each under weights of its own; only where it `packs`."""
+        with self._bank.activate_stack(stack), self._packed_passes():
             yield
 
     def read_ahead(self, *, before_block: Callable[[], None] | None = None) -> None:
@@ -137,10 +149,16 @@ class AnswerLoss:
             with self.active({}):
                 more = self._cache.read_ahead()
 
-    def prompts(self, indexes: Sequence[int]) -> Prompts | PackedPrompts:
-        """The base's view of the prompts; to be taken inside of `active({})`."""
-        if self._packs:
-            return self._packed_prompts(indexes)
+    def prompts(
+        self, indexes: Sequence[int], *, slots: Sequence[int] = ()
+    ) -> Prompts | PackedPrompts:
+        """The base's view of the prompts; to be taken inside of `active({})`.
+
+        `slots` tells of every row whose it is, counted from 0 and none left out; without it, and
+        wherever nothing `packs`, all are of one.
+        """
+        if self.packs:
+            return self._packed_prompts(indexes, slots)
         if self._cache is not None:
             return self._cache.batch(indexes)
         _, mask = left_pad(self._language_model, [self._start(index) for index in indexes])
@@ -155,13 +173,17 @@ class AnswerLoss:
         keeping = self._recomputed.active() if self.recompute else nullcontext()
         with keeping, self._without_lower_blocks(prompts):
             logits = self._logits(run)
-        return _batch_loss(logits, run, rows=len(indexes))
+        slots = prompts.layout.slots if isinstance(prompts, PackedPrompts) else ()
+        return _batch_loss(logits, run, rows=len(indexes), slots=slots)
 
-    def _packed_prompts(self, indexes: Sequence[int]) -> PackedPrompts:
+    def _packed_passes(self) -> AbstractContextManager[None]:
+        return packed(self._language_model) if self.packs else nullcontext()
+
+    def _packed_prompts(self, indexes: Sequence[int], slots: Sequence[int]) -> PackedPrompts:
         examples = [self.examples[index] for index in indexes]
         read = [0 if self._cache is None else len(each.prompt_ids) for each in examples]
         tokens = [len(self._tokens(index)) for index in indexes]
-        layout = lay_out(read, tokens, device=self._language_model.device)
+        layout = lay_out(read, tokens, device=self._language_model.device, slots=slots)
         if self._cache is not None:
             return self._cache.packed(indexes, layout)
         return PackedPrompts(packed_cache(self._language_model, layout), layout)
@@ -176,24 +198,26 @@ class AnswerLoss:
         return (*self._start(index), *self.examples[index].answer_ids[:-1])
 
     def _packed(self, indexes: Sequence[int], prompts: PackedPrompts) -> _Run:
-        order = prompts.layout.order
+        layout, device = prompts.layout, self._language_model.device
         ids: list[int] = []
         needed: list[int] = []
-        for row in order:
+        for row in layout.order:
             ids += self._tokens(indexes[row])
             needed += range(len(ids) - self._answer_length(indexes[row]), len(ids))
         arguments = {
             "past_key_values": prompts.cache,
-            "position_ids": prompts.layout.positions,
+            "position_ids": layout.positions,
             "use_cache": True,
         }
-        width = len(ids)
-        if self._keeps_logits:
-            device = self._language_model.device
-            arguments["logits_to_keep"] = torch.tensor(needed, device=device)
-            width, needed = len(needed), list(range(len(needed)))
-        tokens = torch.tensor([ids], device=self._language_model.device)
-        return self._run(tokens, arguments, indexes, order, needed=needed, width=width)
+        tokens = layout.spread(torch.tensor(ids, device=device))
+        places = torch.tensor(needed, device=device)
+        width = tokens.shape[1]
+        if layout.places is not None:
+            places = layout.places[places]
+        elif self._keeps_logits:
+            arguments["logits_to_keep"] = places
+            width, places = len(needed), torch.arange(len(needed), device=device)
+        return self._run(tokens, arguments, indexes, layout.order, needed=places, width=width)
 
     def _padded(self, indexes: Sequence[int], prompts: Prompts) -> _Run:
         width = max(self._answer_length(index) for index in indexes)
@@ -208,11 +232,12 @@ class AnswerLoss:
             for row, index in enumerate(indexes)
             for place in range(self._answer_length(index))
         ]
-        tokens = torch.tensor(ids, device=self._language_model.device)
+        device = self._language_model.device
+        tokens, places = torch.tensor(ids, device=device), torch.tensor(needed, device=device)
         arguments = pass_arguments(self._language_model, tokens, prompts.cache, prompts.mask)
         if self._keeps_logits:
             arguments["logits_to_keep"] = width
-        return self._run(tokens, arguments, indexes, range(len(ids)), needed=needed, width=width)
+        return self._run(tokens, arguments, indexes, range(len(ids)), needed=places, width=width)
 
     def _run(
         self,
@@ -221,16 +246,14 @@ class AnswerLoss:
         indexes: Sequence[int],
         order: Sequence[int],
         *,
-        needed: Sequence[int],
+        needed: Int[Tensor, " token"],
         width: int,
     ) -> _Run:
-        device = self._language_model.device
         answers = [
             (row, token) for row in order for token in self.examples[indexes[row]].answer_ids
         ]
-        row, wanted = torch.tensor(answers, device=device).unbind(dim=1)
-        places = torch.tensor(needed, device=device)
-        return _Run(ids, arguments, width, places, wanted, row)
+        row, wanted = torch.tensor(answers, device=needed.device).unbind(dim=1)
+        return _Run(ids, arguments, width, needed, wanted, row)
 
     def _answer_length(self, index: int) -> int:
         return len(self.examples[index].answer_ids)
@@ -250,12 +273,25 @@ class AnswerLoss:
         return run.take(model(run.ids, **run.arguments).logits).float()
 
 
-def _batch_loss(logits: Float[Tensor, "token vocab"], run: _Run, *, rows: int) -> BatchLoss:
+def _batch_loss(
+    logits: Float[Tensor, "token vocab"], run: _Run, *, rows: int, slots: Sequence[int]
+) -> BatchLoss:
     losses = cross_entropy(logits, run.wanted, reduction="none")
     per_example = losses.new_zeros(rows).index_add(0, run.row, losses.detach())
     wrong = (logits.detach().argmax(dim=-1) != run.wanted).float()
     errors = losses.new_zeros(rows).index_add(0, run.row, wrong.to(losses.dtype))
-    return BatchLoss(losses.sum(), per_example, errors == 0, len(run.wanted))
+    return BatchLoss(_totals(losses, run, slots), per_example, errors == 0, len(run.wanted))
+
+
+def _totals(
+    losses: Float[Tensor, " token"], run: _Run, slots: Sequence[int]
+) -> Float[Tensor, " slot"]:
+    """The sum of every slot; what is not finite in one of them stays there."""
+    if not any(slots):
+        return losses.sum()[None]
+    slot = torch.tensor(slots, device=losses.device)[run.row]
+    own = slot == torch.arange(max(slots) + 1, device=losses.device)[:, None]
+    return torch.where(own, losses, 0.0).sum(dim=1)
 
 
 _States = tuple[Callable[..., Tensor], nn.Module]

@@ -1,16 +1,16 @@
 """Passes over rows of different lengths, end to end and without padding.
 
 Everything in a decoder but its attention goes token by token, so the tokens of all rows can run as
-one long row. Only for attention they are put into rows again, part by part, rows of like length
-together. Key-values of prompts, which need no gradients, stay apart from those of what follows
-them, under one softmax: transformers' caches would copy them in every block, and the backward pass
-would compute gradients of them all. What follows is short, so that the weights of its attention
-can be written down, which kernels for long texts avoid.
+one long row, or as one for each of several trainings that share a pass. Only for attention they
+are put into rows again, part by part, rows of like length together. Key-values of prompts, which
+need no gradients, stay apart from those of what follows them, under one softmax: transformers'
+caches would copy them in every block, and the backward pass would compute gradients of them all.
+What follows is short, so that the weights of its attention can be written down, which kernels for
+long texts avoid.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any, cast, final
 
 import torch
@@ -23,10 +23,10 @@ from transformers.masking_utils import sdpa_mask
 
 from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.training.layouts import Layout, Part, lay_out
 
 _NAME = "packed_rows"
 _LAYER = "packed_layer"  # an attribute of the new tokens' keys
-_WORTH_A_PART = 1024  # tokens of padding: with less, further parts cost what they save
 _MOST_WEIGHTS = 1 << 21  # of one part in one block
 _SAME_LOGITS = 1e-4  # relative
 
@@ -35,62 +35,7 @@ KeyValues = tuple[
     Float[Tensor, "_ shared _ value_width"],
 ]
 """Keys and values of prompts, left padded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Rows that are attended to together: the tokens from `start` to `stop` of a pass.
-
-    `places` says where they lie in rows padded on the right to `width`; None where nothing is
-    padded. The prompts before them are padded on the left to `prompt_width`.
-    """
-
-    start: int
-    stop: int
-    width: int
-    places: Int[Tensor, " token"] | None
-    prompts: Int[Tensor, " row"]
-    prompt_width: int
-    _masks: dict[int | None, Tensor] = field(default_factory=dict)
-
-    @property
-    def rows(self) -> int:
-        """How many there are."""
-        return len(self.prompts)
-
-    def mask(self, window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
-        """What every token sees: all before it and itself, or the last `window` of them."""
-        if window not in self._masks:
-            there = torch.arange(self.prompt_width + self.width, device=self.prompts.device)
-            keys = there - (self.prompt_width - self.prompts)[:, None]
-            distance = keys[:, self.prompt_width :, None] - keys[:, None, :]
-            seen = (keys[:, None, :] >= 0) & (distance >= 0)
-            if window is not None:
-                seen &= distance < window
-            self._masks[window] = seen[:, None]
-        return self._masks[window]
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """How rows lie in one packed pass: in this `order`, in these parts."""
-
-    order: tuple[int, ...]
-    parts: tuple[Part, ...]
-    positions: Int[Tensor, "1 token"]
-
-
-def lay_out(prompts: Sequence[int], tokens: Sequence[int], *, device: torch.device) -> Layout:
-    """The layout of rows that have so many tokens each, after prompts of so many."""
-    order = sorted(range(len(tokens)), key=lambda row: (prompts[row], tokens[row], row))
-    lengths = [prompts[row] + tokens[row] for row in order]
-    parts, start = [], 0
-    for first, last in _alike(lengths, 0, len(lengths)):
-        rows = order[first:last]
-        parts.append(_part(start, [prompts[r] for r in rows], [tokens[r] for r in rows], device))
-        start = parts[-1].stop
-    positions = [prompts[row] + place for row in order for place in range(tokens[row])]
-    return Layout(tuple(order), tuple(parts), torch.tensor([positions], device=device))
+_Rows = tuple[Tensor, Tensor, Tensor]
 
 
 @final
@@ -105,13 +50,13 @@ class PackedLayer(DynamicLayer):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
         self.prompts = tuple(prompts)
-        self._parts = layout.parts
+        self._layout = layout
         self._window = window
 
     def update(
         self,
-        key_states: Float[Tensor, "1 head token width"],
-        value_states: Float[Tensor, "1 head token value_width"],
+        key_states: Float[Tensor, "slot head token width"],
+        value_states: Float[Tensor, "slot head token value_width"],
         *_arguments: object,
         **_options: object,
     ) -> tuple[Tensor, Tensor]:
@@ -122,15 +67,16 @@ class PackedLayer(DynamicLayer):
     def attend(
         self,
         module: nn.Module,
-        query: Float[Tensor, "1 head token width"],
-        key: Float[Tensor, "1 shared token width"],
-        value: Float[Tensor, "1 shared token value_width"],
+        query: Float[Tensor, "slot head token width"],
+        key: Float[Tensor, "slot shared token width"],
+        value: Float[Tensor, "slot shared token value_width"],
         options: dict[str, Any],
-    ) -> Float[Tensor, "1 token head value_width"]:
+    ) -> Float[Tensor, "slot token head value_width"]:
         """Every part by itself, in the layout of the pass again."""
         found: list[Tensor] = []
-        for place, part in enumerate(self._parts):
-            rows = (_unpacked(query, part), _unpacked(key, part), _unpacked(value, part))
+        states = [self._layout.gathered(each) for each in (query, key, value)]
+        for place, part in enumerate(self._layout.parts):
+            rows = cast("_Rows", tuple(_unpacked(each, part) for each in states))
             slides = self._window is not None and self._window < part.width
             mask = part.mask(self._window) if self.prompts or slides else None
             if self.prompts and mask is not None:
@@ -139,7 +85,7 @@ class PackedLayer(DynamicLayer):
                 padded = _by_transformers(module, rows, mask, options)
             flat = padded.flatten(0, 1)
             found.append(flat if part.places is None else flat.index_select(0, part.places))
-        return torch.cat(found)[None]
+        return self._layout.spread(torch.cat(found))
 
 
 @contextmanager
@@ -182,8 +128,10 @@ def can_pack(language_model: LanguageModel) -> bool:
     mask = torch.ones_like(ids)
     mask[0, 0] = 0
     try:
-        return _packs(language_model, ids, mask, prompt=3) and _packs(
-            language_model, ids, mask, prompt=0
+        return all(
+            _packs(language_model, ids, mask, prompt=prompt, slots=slots)
+            for prompt in (3, 0)
+            for slots in ((), (0, 1))
         )
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
         return False
@@ -195,6 +143,7 @@ def _packs(
     mask: Int[Tensor, "row time"],
     *,
     prompt: int,
+    slots: Sequence[int],
 ) -> bool:
     """Whether what follows the first so many ids gets the logits that it gets in padded rows."""
     model, positions = cast("Any", language_model.model), (mask.cumsum(dim=1) - 1).clamp_min(0)
@@ -202,23 +151,23 @@ def _packs(
     options = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
     wanted = model(ids, past_key_values=whole, **options).logits[:, prompt:]
     used = mask[:, prompt:].bool()
-    layout = lay_out(
-        mask[:, :prompt].sum(dim=1).tolist(), used.sum(dim=1).tolist(), device=ids.device
-    )
+    prompts, tokens = mask[:, :prompt].sum(dim=1).tolist(), used.sum(dim=1).tolist()
+    layout = lay_out(prompts, tokens, device=ids.device, slots=slots)
     assert layout.order == (0, 1)
     assert len(layout.parts) == 1
-    prompts = [
+    kept = [
         [(layer.keys[:, :, :prompt], layer.values[:, :, :prompt])]
         for layer in cast("list[Any]", whole.layers)
     ]
-    cache = packed_cache(language_model, layout, prompts if prompt else ())
+    cache = packed_cache(language_model, layout, kept if prompt else ())
     with packed(language_model):
         found = model(
-            ids[:, prompt:][used][None],
+            layout.spread(ids[:, prompt:][used]),
             past_key_values=cache,
             position_ids=layout.positions,
             use_cache=True,
-        ).logits[0]
+        ).logits.flatten(0, 1)
+    found = layout.taken(found)
     expected = wanted[used].float()
     scale = expected.abs().max().clamp_min(1.0)
     return bool(((found.float() - expected).abs().max() <= _SAME_LOGITS * scale).item())
@@ -229,40 +178,10 @@ def _windows(language_model: LanguageModel) -> list[int | None]:
     return [getattr(layer, "sliding_window", None) for layer in layers]
 
 
-def _alike(lengths: Sequence[int], first: int, last: int) -> Iterator[tuple[int, int]]:
-    """Ranges of lengths, cut where that saves the most padding, as long as it saves enough."""
-    longest = max(lengths[first:last])
-    saved, cut = max(
-        ((cut - first) * (longest - max(lengths[first:cut])), cut)
-        for cut in range(first + 1, last + 1)
-    )
-    if saved < _WORTH_A_PART:
-        yield first, last
-    else:
-        yield from _alike(lengths, first, cut)
-        yield from _alike(lengths, cut, last)
-
-
-def _part(start: int, prompts: Sequence[int], tokens: Sequence[int], device: torch.device) -> Part:
-    width = max(tokens)
-    places = None
-    if min(tokens) < width:
-        flat = [row * width + place for row, count in enumerate(tokens) for place in range(count)]
-        places = torch.tensor(flat, device=device)
-    return Part(
-        start,
-        start + sum(tokens),
-        width,
-        places,
-        torch.tensor(prompts, device=device),
-        max(prompts),
-    )
-
-
 def _unpacked(
-    states: Float[Tensor, "1 head token width"], part: Part
+    states: Float[Tensor, "token head width"], part: Part
 ) -> Float[Tensor, "row head time width"]:
-    tokens = states[0].transpose(0, 1)[part.start : part.stop]
+    tokens = states[part.start : part.stop]
     if part.places is not None:
         empty = tokens.new_zeros((part.rows * part.width, *tokens.shape[1:]))
         tokens = empty.index_copy(0, part.places, tokens)
@@ -286,7 +205,7 @@ def _attend(
 
 def _by_transformers(
     module: nn.Module,
-    rows: tuple[Tensor, Tensor, Tensor],
+    rows: _Rows,
     mask: Tensor | None,
     options: dict[str, Any],
 ) -> Float[Tensor, "row time head value_width"]:
@@ -296,7 +215,7 @@ def _by_transformers(
 
 def _after_prompts(
     module: nn.Module,
-    rows: tuple[Tensor, Tensor, Tensor],
+    rows: _Rows,
     prompts: KeyValues,
     mask: Bool[Tensor, "row 1 time all_time"],
     options: dict[str, Any],

@@ -14,8 +14,9 @@ from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
 from adaptive_moe.training.encoding import EncodedExample
+from adaptive_moe.training.layouts import Layout
 from adaptive_moe.training.lower_blocks import LowerBlocks
-from adaptive_moe.training.packing import KeyValues, Layout, packed_cache
+from adaptive_moe.training.packing import KeyValues, packed_cache
 
 _Parts = Float[Tensor, "part head _ width"]
 _States = Float[Tensor, "_ hidden"]
@@ -42,7 +43,7 @@ class PackedPrompts:
 
     cache: Cache
     layout: Layout
-    lower_states: Float[Tensor, "1 token hidden"] | None = None
+    lower_states: Float[Tensor, "slot token hidden"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ class PromptCache:
         prompts = list(zip(*by_part, strict=True))
         cache = packed_cache(self._language_model, layout, [()] * self._skipped + prompts)
         states = [row.states for row in rows if row.states is not None]
-        return PackedPrompts(cache, layout, torch.cat(states)[None] if states else None)
+        return PackedPrompts(cache, layout, layout.spread(torch.cat(states)) if states else None)
 
     @torch.no_grad()
     def _plan_blocks(self, capacity_bytes: int) -> None:

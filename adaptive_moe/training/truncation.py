@@ -18,9 +18,9 @@ from adaptive_moe.training.batching import step_examples
 from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.ranks import plan_ranks
+from adaptive_moe.training.slots import learning_rate
 from adaptive_moe.training.steps import Stepper
 from adaptive_moe.training.synthesis import Example
-from adaptive_moe.training.trainer import learning_rate
 
 _WIDER = 2  # times the reference rank
 _SHARE = 8  # of the training's steps: one in eight, at least 16
@@ -94,13 +94,13 @@ def _trained_wide(
         prompt_cache_bytes=settings.prompt_cache_bytes,
         recompute=settings.gradient_checkpointing,
     )
-    stepper = Stepper(adapter, loss, short)
+    stepper = Stepper([adapter], loss, short)
     for step in range(short.max_steps):
         chosen = step_examples(
             step, count=len(loss.examples), batch_size=short.batch_size, seed=short.seed
         )
         stop_if_cancelled()
-        if stepper.step(chosen, learning_rate(step, short)) is None:
+        if stepper.step({0: chosen}, {0: learning_rate(step, short)})[0] is None:
             raise TrainingError(
                 f"step {step + 1} of the short training that ranks are cut from is not finite; "
                 f"lower training.learning_rate ({settings.learning_rate})"

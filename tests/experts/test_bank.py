@@ -8,6 +8,7 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import pad
 
 from adaptive_moe.errors import (
     AdapterFormatError,
@@ -17,7 +18,7 @@ from adaptive_moe.errors import (
     UnknownExpertError,
 )
 from adaptive_moe.experts.bank import LoraBank
-from adaptive_moe.experts.weights import LoraPair, LoraWeights, weights_bytes
+from adaptive_moe.experts.weights import LoraPair, LoraStack, LoraWeights, weights_bytes
 from tests.experts.reference import layers_of, logits, random_weights, tiny_base, token_ids
 
 IDS = token_ids(2)
@@ -276,6 +277,36 @@ def test_one_gradient_step_is_that_of_the_explicit_sum(model: nn.Module, bank: L
     theirs = torch.autograd.grad(explicit.square().sum(), (hidden, pair.a, pair.b))
     for mine, reference in zip(ours, theirs, strict=True):
         assert torch.allclose(mine, reference, rtol=1e-5, atol=1e-4)
+
+
+def test_every_row_of_a_stack_has_weights_of_its_own(model: nn.Module, bank: LoraBank) -> None:
+    """The second row lacks a module and has a lesser rank in the others, filled up with zeros."""
+    first, second = everywhere(model, 4, seed=5), everywhere(model, 2, seed=6)
+    lacking = next(iter(second))
+    del second[lacking]
+    nothing = LoraPair(torch.zeros(2, first[lacking].a.shape[1]), torch.zeros(2, 32))
+    pairs = {name: (pair, second.get(name, nothing)) for name, pair in first.items()}
+    stack = {
+        name: LoraStack(
+            torch.stack([own.a, pad(other.a, (0, 0, 0, 2))]),
+            torch.stack([own.b, pad(other.b, (0, 0, 0, 2))]),
+        )
+        for name, (own, other) in pairs.items()
+    }
+    with bank.activate_stack(stack):
+        found = logits(model, IDS)
+    for row, weights in enumerate((first, second)):
+        with bank.activate_weights(weights):
+            assert torch.allclose(found[row], logits(model, IDS)[row], atol=1e-5)
+
+
+def test_a_stack_of_another_shape_is_refused(model: nn.Module, bank: LoraBank) -> None:
+    wrong = LoraStack(torch.zeros(3, 2, 5), torch.zeros(3, 2, 32))
+    with (
+        pytest.raises(AdapterFormatError, match=r"expected \(row, rank, 32\)"),
+        bank.activate_stack({"model.layers.0.self_attn.q_proj": wrong}),
+    ):
+        pass
 
 
 def test_inference_mode_does_not_leak_into_training(model: nn.Module) -> None:

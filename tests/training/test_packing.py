@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from adaptive_moe.training import answer_loss, packing
+from adaptive_moe.training import answer_loss, layouts, packing
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
-from adaptive_moe.training.packing import PackedLayer, can_pack, lay_out, packed
+from adaptive_moe.training.layouts import lay_out
+from adaptive_moe.training.packing import PackedLayer, can_pack, packed
 from tests.support.tiny_models import tiny_language_model
 
 _CPU = torch.device("cpu")
@@ -85,6 +86,18 @@ def test_a_token_sees_its_own_row_and_no_further_back_than_the_window():
     assert part.mask(2)[:, 0].int().tolist() == two
 
 
+def test_rows_of_a_slot_lie_end_to_end_and_are_attended_to_together():
+    """Rows of 2, 1, 1 and 3 tokens, of slots 0, 1, 0 and 1: the third goes before the first."""
+    layout = lay_out((0, 0, 0, 0), (2, 1, 1, 3), device=_CPU, slots=(0, 1, 0, 1))
+    assert layout.order == (1, 2, 0, 3)
+    assert layout.positions.tolist() == [[0, 0, 1, 0], [0, 0, 1, 2]]
+    tokens = torch.tensor([11, 21, 31, 32, 41, 42, 43])
+    assert layout.spread(tokens).tolist() == [[21, 31, 32, 0], [11, 41, 42, 43]]
+    assert layout.taken(layout.spread(tokens).flatten()).tolist() == tokens.tolist()
+    (part,) = layout.parts
+    assert (part.start, part.stop, part.width) == (0, 7, 3)
+
+
 @pytest.mark.parametrize("architecture", ["llama", "mistral"])
 @pytest.mark.parametrize("activation", ["answer", "prompt"])
 def test_parts_change_nothing(architecture, activation, monkeypatch, examples, make_bank):
@@ -99,7 +112,7 @@ def test_parts_change_nothing(architecture, activation, monkeypatch, examples, m
     )
     found = []
     for worth in (1, 1 << 20):
-        monkeypatch.setattr(packing, "_WORTH_A_PART", worth)
+        monkeypatch.setattr(layouts, "_WORTH_A_PART", worth)
         with loss.active({}):
             prompts = loss.prompts(range(6))
             found.append(loss.compute(range(6), prompts).per_example)
