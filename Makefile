@@ -74,15 +74,18 @@ decisions: .venv/installed build/polygraph/installed
 	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
 
 # Fill the Training table and write docs/training.md from it (about an hour). The peers are
-# transformers' Trainer and trl's SFTTrainer.
+# transformers' Trainer and trl's SFTTrainer. TRAINING_OPTIONS="--device cuda --part packed-sweep"
+# measures on a GPU what is meant for one.
+TRAINING_OPTIONS ?=
 training: .venv/installed
 	mkdir -p build
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt trl
-	$(BIN)/python benchmarks/training.py > build/training.json
+	$(BIN)/python benchmarks/training.py $(TRAINING_OPTIONS) > build/training.json
 	$(BIN)/python -m adaptive_moe.experiments.training_page build/training.json docs/training.md
 
 # Compare rank strategies and write docs/ranks.md (over an hour on two cores). Stopped and started
-# again, it goes on with the runs that build/ranks.jsonl lacks.
+# again, it goes on with the runs that build/ranks.jsonl lacks. With RANKS_OPTIONS="--device cuda" runs
+# go side by side on a GPU.
 RANKS_OPTIONS ?= --workers 2
 ranks: .venv/installed
 	mkdir -p build

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from adaptive_moe.experiments.rank_runs import RankPlan, RunFile
-from adaptive_moe.experiments.rank_sets import PACKS, UNSHOWN, load_set
+from adaptive_moe.experiments.rank_sets import PACKS, UNSHOWN, StudySet, load_set
 from adaptive_moe.experiments.rank_study import conduct, start_record
+from adaptive_moe.experiments.rank_trial import Bench
 from adaptive_moe.experiments.rank_workers import Workers
 
 _USUAL = RankPlan()
@@ -29,9 +30,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [*(options.set or (PACKS, UNSHOWN)), *options.domain]
     sets = [load_set(word) for word in words]
     digests = {each.name: each.digest for each in sets}
-    with RunFile(options.file) as file, Workers(options.workers, words) as workers:
-        file.append(start_record(plan, sets, workers=options.workers))
-        conduct(plan, digests, file, workers.perform, _tell)
+    with RunFile(options.file) as file, _performer(options, words, sets) as performer:
+        abreast = options.workers if options.device == "cpu" else options.abreast
+        file.append(start_record(plan, sets, abreast=abreast, device=options.device))
+        conduct(plan, digests, file, performer.perform, _tell)
+
+
+def _performer(
+    options: argparse.Namespace, words: Sequence[str], sets: Sequence[StudySet]
+) -> Workers | Bench:
+    if options.device == "cpu":
+        return Workers(options.workers, words)
+    named = {each.name: each for each in sets}
+    return Bench(named, device=options.device, abreast=options.abreast)
 
 
 def _tell(text: str) -> None:
@@ -46,6 +57,10 @@ def _parser() -> argparse.ArgumentParser:
         "--domain", action="append", default=[], help="NAME=FOLDER with train.jsonl; repeatable"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
+    parser.add_argument("--device", default="cpu", help="another than the CPU has no workers")
+    parser.add_argument(
+        "--abreast", type=int, default=15, help="runs of a device that share their passes"
+    )
     parser.add_argument("--rank", type=int, default=_USUAL.reference_rank)
     parser.add_argument("--steps", type=int, default=_USUAL.steps)
     parser.add_argument(

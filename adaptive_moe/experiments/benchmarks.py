@@ -118,6 +118,12 @@ def _rank_budgets(plan: Plan, tell: Tell) -> Findings:
     return rank_budgets.run(plan, tell)
 
 
+def _packed_sweep(plan: Plan, tell: Tell) -> Findings:
+    from adaptive_moe.experiments import packed_sweep
+
+    return packed_sweep.run(plan, tell)
+
+
 def _time_spent(plan: Plan, tell: Tell) -> Findings:
     from adaptive_moe.experiments import time_spent
 
@@ -144,6 +150,7 @@ BENCHMARKS: Mapping[str, Benchmark] = {
         "from documents to a live expert, and what it knows", _trained_packs
     ),
     "rank-budgets": Benchmark("whether ranks cost exactly what was planned", _rank_budgets),
+    "packed-sweep": Benchmark("trainings side by side beside one after another", _packed_sweep),
 }
 RUNTIME = ("generate", "parity", "many-experts", "memory")
 """Those that fill the Runtime table."""
@@ -157,7 +164,7 @@ DECISIONS = (
     "shares",
 )
 """Those that fill the Decisions table."""
-TRAINING = ("training-speed", "upper-blocks", "trained-packs", "rank-budgets")
+TRAINING = ("training-speed", "upper-blocks", "trained-packs", "rank-budgets", "packed-sweep")
 """Those that fill the Training table."""
 
 

@@ -126,6 +126,10 @@ TRAINING_ROWS: Mapping[str, Row] = {
     "forgetting": Row(
         "forgetting: what the base says unprompted, by how much less likely as routed", "no limit"
     ),
+    "packed_sweep": Row(
+        "five ranks on three seeds as one job on a GPU, against as many runs of Trainer and PEFT",
+        "losses <= 1e-6 apart; <= .333 x their seconds (3 times as fast)",
+    ),
     "budgets": Row(
         "the parameters of every strategy against its plan, read back; every one finishes finite",
         "equal",

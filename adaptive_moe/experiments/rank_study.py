@@ -44,16 +44,21 @@ def conduct(
         _complete(plan.final_runs(name, digest, chosen), file, perform, tell)
 
 
-def start_record(plan: RankPlan, sets: Sequence[StudySet], *, workers: int) -> dict[str, object]:
-    """What has to be known about the study and its machine, as the file's next line."""
+def start_record(
+    plan: RankPlan, sets: Sequence[StudySet], *, abreast: int, device: str = "cpu"
+) -> dict[str, object]:
+    """What has to be known about the study and its machine, as the file's next line.
+
+    `abreast` runs go on at a time, on the CPU each in a process of its own.
+    """
     with working_conditions(1):
-        machine = describe(torch.device("cpu"))
+        machine = describe(torch.device(device))
     return {
         "kind": "start",
         "plan": asdict(plan),
         "sets": {each.name: each.to_dict() for each in sets},
         "machine": machine,
-        "workers": workers,
+        "workers": abreast,
         "load_before": round(os.getloadavg()[0], 2),
     }
 

@@ -1,4 +1,4 @@
-"""One run of the study of rank strategies; as a program, one after another for whoever asks.
+"""Runs of the study of rank strategies; as a program, one after another for whoever asks.
 
 `python -m adaptive_moe.experiments.rank_trial SET...` reads a run as JSON from every line of its
 input and answers each with a line: the outcome, or the reason why there is none. SET is a name of
@@ -8,18 +8,19 @@ input and answers each with a line: the outcome, or the reason why there is none
 import json
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import IO, Any
+from typing import IO, Self, final
 
 import torch
 
 from adaptive_moe.config.settings import TrainingSettings
+from adaptive_moe.errors import AdaptiveMoEError, DivergedError
 from adaptive_moe.experiments import bases
 from adaptive_moe.experiments.figures import reason_of
 from adaptive_moe.experiments.machine import Bystanders, working_conditions
 from adaptive_moe.experiments.plan import POCKET
-from adaptive_moe.experiments.rank_runs import OPTIMIZER, READY, RankRun
+from adaptive_moe.experiments.rank_runs import OPTIMIZER, READY, RankRun, Record
 from adaptive_moe.experiments.rank_sets import StudySet, load_set
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.experts.weights import LoraWeights
@@ -29,31 +30,70 @@ from adaptive_moe.training.encoding import encode_examples
 from adaptive_moe.training.importance import measured_importance
 from adaptive_moe.training.ranks import MEASURED, RankPlan, check_built, plan_ranks
 from adaptive_moe.training.steps import ExampleScore, score_examples
-from adaptive_moe.training.trainer import train_lora
+from adaptive_moe.training.trainer import Slot, TrainingResult, train_sweep
 
 _EVERY = 80  # steps between looks at the selection side
 _BANK_BYTES = 8 << 20
 
+Outcome = dict[str, object] | Exception
+"""What a run came to as JSON values, or what it died of."""
+
 
 def try_out(
-    language_model: LanguageModel, bank: LoraBank, study_set: StudySet, run: RankRun
-) -> dict[str, object]:
-    """Train as the run says and score it once, all of it as JSON values.
+    language_model: LanguageModel, bank: LoraBank, study_set: StudySet, runs: Sequence[RankRun]
+) -> list[Outcome]:
+    """Train as the runs say, side by side, and score each once, all of it as JSON values.
 
-    `right` tells of every test question in its order whether it was answered exactly.
+    They may differ in strategy, rank, rate and seed; the error of one is its own. `right` tells of
+    every test question in its order whether it was answered exactly; the times are of all runs
+    together, an equal share each.
     """
     others, started, worked = Bystanders(), time.perf_counter(), time.process_time()
-    settings = _settings(run)
-    plan = _plan(language_model, bank, study_set, settings)
-    result = train_lora(
+    plans, found = _planned(language_model, bank, study_set, runs)
+    results = train_sweep(
         language_model,
         bank,
-        plan,
+        [Slot(plan, run.seed, run.learning_rate) for run, plan in plans.items()],
         study_set.train,
         held_out=study_set.selection,
-        settings=settings,
-        seed=run.seed,
+        settings=_settings(next(iter(plans), runs[0])),
     )
+    for (run, plan), result in zip(plans.items(), results, strict=True):
+        if isinstance(result, DivergedError):
+            found[run] = result
+        else:
+            found[run] = _found(language_model, bank, study_set, run, plan, result)
+    times = {
+        "seconds": round((time.perf_counter() - started) / len(runs), 1),
+        "processor_seconds": round((time.process_time() - worked) / len(runs), 1),
+        "others": others.load(),
+    }
+    outcomes = [found[run] for run in runs]
+    return [each | times if isinstance(each, dict) else each for each in outcomes]
+
+
+def _planned(
+    language_model: LanguageModel, bank: LoraBank, study_set: StudySet, runs: Sequence[RankRun]
+) -> tuple[dict[RankRun, RankPlan], dict[RankRun, Outcome]]:
+    """The ranks of every run, and the errors of those that can have none."""
+    plans: dict[RankRun, RankPlan] = {}
+    failed: dict[RankRun, Outcome] = {}
+    for run in runs:
+        try:
+            plans[run] = _plan(language_model, bank, study_set, _settings(run))
+        except (AdaptiveMoEError, ValueError) as error:
+            failed[run] = error
+    return plans, failed
+
+
+def _found(
+    language_model: LanguageModel,
+    bank: LoraBank,
+    study_set: StudySet,
+    run: RankRun,
+    plan: RankPlan,
+    result: TrainingResult,
+) -> dict[str, object]:
     check_built(plan, result.weights)
     found: dict[str, object] = {
         "selection_exact": result.exact_after,
@@ -66,12 +106,9 @@ def try_out(
         "greatest_rank": max(plan.ranks.values()),
     }
     if run.is_scored:
+        settings = _settings(run)
         found |= _scored(_test_scores(language_model, bank, study_set, result.weights, settings))
-    return found | {
-        "seconds": round(time.perf_counter() - started, 1),
-        "processor_seconds": round(time.process_time() - worked, 1),
-        "others": others.load(),
-    }
+    return found
 
 
 def _settings(run: RankRun) -> TrainingSettings:
@@ -141,29 +178,59 @@ def _scored(scores: Sequence[ExampleScore]) -> dict[str, object]:
     }
 
 
-def answer_all(
-    lines: Iterable[str], output: IO[str], sets: Mapping[str, StudySet], *, device: str = "cpu"
-) -> None:
+@final
+class Bench:
+    """The pocket model on a device, and the sets that runs are carried out on."""
+
+    def __init__(
+        self, sets: Mapping[str, StudySet], *, device: str = "cpu", abreast: int = 1
+    ) -> None:
+        self._sets = sets
+        self._abreast = abreast
+        self._model = bases.load(POCKET, device)
+        self._bank = LoraBank(
+            self._model.model,
+            self._model.layers,
+            capacity_bytes=_BANK_BYTES,
+            dtype=self._model.dtype,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bank.close()
+
+    def perform(self, runs: Sequence[RankRun]) -> Iterator[Record]:
+        """A record for every run, `abreast` at a time; those of a set and length go together."""
+        alike: dict[tuple[str, int], list[RankRun]] = {}
+        for run in runs:
+            alike.setdefault((run.material, run.steps), []).append(run)
+        for (material, _), group in alike.items():
+            for start in range(0, len(group), self._abreast):
+                yield from self._performed(self._sets[material], group[start:][: self._abreast])
+
+    def _performed(self, study_set: StudySet, runs: Sequence[RankRun]) -> Iterator[Record]:
+        found: Sequence[Outcome]
+        try:
+            found = try_out(self._model, self._bank, study_set, runs)
+        except Exception as error:  # noqa: BLE001 - whatever runs die of belongs on the page
+            found = [error] * len(runs)
+        for run, outcome in zip(runs, found, strict=True):
+            named = {"key": run.key, "run": asdict(run)}
+            if isinstance(outcome, Exception):
+                yield {"kind": "failed", **named, "reason": reason_of(outcome)}
+            else:
+                yield {"kind": "run", **named, "outcome": outcome}
+
+
+def answer_all(lines: Iterable[str], output: IO[str], sets: Mapping[str, StudySet]) -> None:
     """One line of `output` for every line, until there are no more."""
-    model = bases.load(POCKET, device)
-    bank = LoraBank(model.model, model.layers, capacity_bytes=_BANK_BYTES, dtype=model.dtype)
-    try:
+    with Bench(sets) as bench:
         for line in lines:
-            answer = _answer(model, bank, sets, RankRun(**json.loads(line)))
-            output.write(json.dumps(answer) + "\n")
+            for record in bench.perform([RankRun(**json.loads(line))]):
+                output.write(json.dumps(record) + "\n")
             output.flush()
-    finally:
-        bank.close()
-
-
-def _answer(
-    model: LanguageModel, bank: LoraBank, sets: Mapping[str, StudySet], run: RankRun
-) -> dict[str, Any]:
-    named = {"key": run.key, "run": asdict(run)}
-    try:
-        return {"kind": "run", **named, "outcome": try_out(model, bank, sets[run.material], run)}
-    except Exception as error:  # noqa: BLE001 - whatever a run dies of belongs on the page
-        return {"kind": "failed", **named, "reason": reason_of(error)}
 
 
 def main() -> None:

@@ -81,8 +81,9 @@ def _head(plan: RankPlan, starts: Sequence[Record], records: Sequence[Record]) -
     machine = starts[-1]["machine"]
     versions = ", ".join(f"{name} {kind}" for name, kind in machine["versions"].items() if kind)
     done = outcomes(records).values()
+    how = "one thread a run" if machine["device"] == "cpu" else "runs share their passes"
     rows = [
-        ("device", f"{machine['device']}, {machine['processor']}, one thread a run"),
+        ("device", f"{machine['device']}, {machine['processor']}, {how}"),
         ("processors", f"{machine['processors']}, runs at a time: {_several(starts, 'workers')}"),
         ("versions", f"Python {machine['python']}, {versions}"),
         ("load average before", _several(starts, "load_before")),

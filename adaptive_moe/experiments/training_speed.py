@@ -24,7 +24,8 @@ _BATCH, _MICRO = 32, 8  # four passes a step
 _ANSWER, _PROMPT = 16, 64  # tokens of the long examples, on average
 _SPREAD = 0.25
 _BANK_BYTES = 8 << 20
-_LOSS_TOLERANCE = 1e-6
+LOSS_TOLERANCE = 1e-6
+"""Nats that losses of the same steps may differ by."""
 _COMPARED = 4  # steps whose losses are judged
 _ROUNDS = 12
 _RATE = 3e-3
@@ -45,7 +46,7 @@ def run(plan: Plan, tell: Tell) -> Findings:
         seed=plan.seed,
     )
     upper = settings.model_copy(update={"upper_share": 0.5, "rank": 2 * plan.rank})
-    whole = Work(model, _of_a_pack(model, plan.seed), "prompt", settings)
+    whole = Work(model, examples_of_a_pack(model, plan.seed), "prompt", settings)
     cached = Work(model, _long(model, plan.seed), "answer", settings)
     halved = replace(cached, settings=upper)
     try:
@@ -104,7 +105,7 @@ def _apart(row: str, ours: Trained, theirs: Trained) -> Iterator[Figure]:
         POCKET,
         max(apart[:_COMPARED]),
         unit="nats",
-        target=_LOSS_TOLERANCE,
+        target=LOSS_TOLERANCE,
         is_timed=False,
         note=f"up to {max(apart):.1e} in {len(apart)} steps, as every update carries rounding on; "
         f"losses from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}",
@@ -122,7 +123,7 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double().flatten()
 
 
-def _of_a_pack(language_model: LanguageModel, seed: int) -> tuple[EncodedExample, ...]:
+def examples_of_a_pack(language_model: LanguageModel, seed: int) -> tuple[EncodedExample, ...]:
     """Training questions of the first knowledge pack, as an expert on it is taught them."""
     material = read_material([pack_path(pack_names()[0])])
     examples = list(synthesise(material.passages, seed=seed))

@@ -257,6 +257,34 @@ def test_real_runs_of_two_steps_have_the_budget_and_repeat_themselves():
 
 
 @pytest.mark.slow
+def test_runs_side_by_side_come_to_what_they_do_alone():
+    from adaptive_moe.experiments.rank_trial import Bench as PocketBench
+
+    found = load_set("chemistry")
+    small = replace(
+        found, train=found.train[::9], selection=found.selection[:8], test=found.test[:8]
+    )
+    runs = [
+        RankRun("chemistry", "d", "fixed", rank, rate, 1, 2)
+        for rank, rate in ((2, 3e-3), (4, 6e-3))
+    ]
+    unknown = replace(runs[0], strategy="no-such-strategy")
+    shorter = replace(runs[0], steps=1)
+    asked = [runs[0], unknown, shorter, runs[1]]
+    by_abreast = []
+    for abreast in (1, 3):
+        with PocketBench({"chemistry": small}, abreast=abreast) as bench:
+            records = {each["key"]: each for each in bench.perform(asked)}
+        assert records.keys() == {run.key for run in asked}
+        assert records[unknown.key]["reason"].startswith("ValidationError: ")
+        by_abreast.append([records[run.key]["outcome"] for run in (*runs, shorter)])
+    for alone, abreast in zip(*by_abreast, strict=True):
+        assert abreast["loss"] == pytest.approx(alone["loss"], rel=1e-2)
+        assert abreast["parameters"] == alone["parameters"]
+    assert [each["parameters"] for each in by_abreast[1]] == [40960, 81920, 40960]
+
+
+@pytest.mark.slow
 def test_the_program_in_two_processes_writes_every_run(tmp_path):
     import subprocess
     import sys

@@ -3,11 +3,13 @@
 In float64, as Adam makes any rounding grow; both still take the loss itself in float32.
 """
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from adaptive_moe.config.settings import TrainingSettings
-from adaptive_moe.experiments.training_work import OurTraining, PeerTraining, Work
+from adaptive_moe.experiments.training_work import OurSweep, OurTraining, PeerTraining, Work
 from adaptive_moe.experts.bank import LoraBank
 from adaptive_moe.models.loading import adopt
 from adaptive_moe.training.encoding import EncodedExample
@@ -71,3 +73,19 @@ def test_every_step_is_the_trainers(activation, scaling):
     for name, factor in ours.factors.items():
         other = theirs.factors[name] if name.startswith("a.") else theirs.factors[name].T
         assert (factor - other).norm() <= 1e-5 * other.norm(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activation", ["prompt", "answer"])
+def test_every_step_of_a_sweep_is_the_trainers(activation):
+    work, bank = _work(activation, "rslora")
+    works = [
+        replace(work, settings=work.settings.model_copy(update={"rank": rank, "seed": seed}))
+        for rank, seed in ((2, 0), (8, 0), (3, 1))
+    ]
+    for each, ours in zip(works, OurSweep(works, bank).run(), strict=True):
+        theirs = PeerTraining(each).run()
+        assert ours.losses == pytest.approx(theirs.losses, rel=0, abs=1e-6)
+        for name, factor in ours.factors.items():
+            other = theirs.factors[name] if name.startswith("a.") else theirs.factors[name].T
+            assert (factor - other).norm() <= 1e-5 * other.norm(), name

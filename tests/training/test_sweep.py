@@ -4,9 +4,10 @@ import pytest
 
 from adaptive_moe.errors import DivergedError, InsufficientMemoryError, TrainingInterruptedError
 from adaptive_moe.models.linear_layers import upper_blocks
+from adaptive_moe.models.loading import adopt
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.trainer import Slot, train_lora, train_sweep
-from tests.support.tiny_models import tiny_language_model
+from tests.support.tiny_models import tiny_language_model, tiny_model
 from tests.training.test_trainer import limit_memory, same_weights
 
 
@@ -74,6 +75,16 @@ def test_every_slot_comes_to_what_it_would_alone(
         for name, pair in expected.weights.items():
             assert apart(result.weights[name].a, pair.a) < 1e-3
             assert apart(result.weights[name].b, pair.b) < 1e-3
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_every_slot_the_same(make_bank, examples, steady):
+    model, tokenizer = tiny_model("llama")
+    language_model = adopt(model.to("cuda"), tokenizer)
+    found = sweep(language_model, make_bank, examples, steady)
+    for slot, result in zip(slots_for(language_model), found, strict=True):
+        expected = alone(language_model, make_bank, examples, steady, slot)
+        assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-4)
 
 
 def test_blocks_below_all_slots_are_skipped_as_for_one(make_bank, examples, steady):
