@@ -15,7 +15,8 @@ from adaptive_moe.experts.weights import LoraStack, LoraWeights
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import left_pad
 from adaptive_moe.training.encoding import EncodedExample
-from adaptive_moe.training.layouts import lay_out
+from adaptive_moe.training.last_block import LastBlock
+from adaptive_moe.training.layouts import Layout, lay_out
 from adaptive_moe.training.lower_blocks import LowerBlocks
 from adaptive_moe.training.packing import can_pack, packed, packed_cache
 from adaptive_moe.training.prompt_cache import (
@@ -26,6 +27,7 @@ from adaptive_moe.training.prompt_cache import (
 )
 from adaptive_moe.training.recomputing import RecomputedBlocks
 
+_FEW = 2  # so many times the tokens are in the pass at least, for most to end early
 _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the head does
 
 
@@ -77,8 +79,10 @@ class AnswerLoss:
     and only header and answer run under whatever is active; with "prompt" everything does. A model
     whose code allows it runs them end to end (`packing`), others padded to one length. Where
     nothing is active in the first `lower_blocks` blocks, "answer" runs header and answer through
-    them once, and then through the others only. With `recompute` a pass keeps little for its
-    gradients, which then cost a second one; it may be switched on later.
+    them once, and then through the others only. With "prompt" the tokens before an answer end with
+    their key-values in the last block, unless `every_token` is to run through all layers. With
+    `recompute` a pass keeps little for its gradients, which then cost a second one; it may be
+    switched on later.
     """
 
     def __init__(
@@ -91,6 +95,7 @@ class AnswerLoss:
         prompt_cache_bytes: int,
         lower_blocks: int = 0,
         recompute: bool = False,
+        every_token: bool = False,
     ) -> None:
         self.examples = examples
         self.recompute = recompute
@@ -115,6 +120,10 @@ class AnswerLoss:
                 )
             self._states = _states_function(language_model)
             self.packs = can_pack(language_model)
+            self._last: LastBlock | None = None
+            if activation == "prompt" and self.packs and self._states and not every_token:
+                last = LastBlock(language_model)
+                self._last = last if last.gives_the_same(self._states[0]) else None
         self._keeps_logits = self._states is None and language_model.takes_logits_to_keep
 
     @property
@@ -166,12 +175,13 @@ class AnswerLoss:
 
     def compute(self, indexes: Sequence[int], prompts: Prompts | PackedPrompts) -> BatchLoss:
         """Run the batch on top of `prompts(indexes)`, inside of `active`."""
+        ending: AbstractContextManager[None] = nullcontext()
         if isinstance(prompts, PackedPrompts):
-            run = self._packed(indexes, prompts)
+            run, ending = self._packed(indexes, prompts)
         else:
             run = self._padded(indexes, prompts)
         keeping = self._recomputed.active() if self.recompute else nullcontext()
-        with keeping, self._without_lower_blocks(prompts):
+        with ending, keeping, self._without_lower_blocks(prompts):
             logits = self._logits(run)
         slots = prompts.layout.slots if isinstance(prompts, PackedPrompts) else ()
         return _batch_loss(logits, run, rows=len(indexes), slots=slots)
@@ -197,7 +207,10 @@ class AnswerLoss:
         """What runs of an example: nothing follows on the last token of its answer."""
         return (*self._start(index), *self.examples[index].answer_ids[:-1])
 
-    def _packed(self, indexes: Sequence[int], prompts: PackedPrompts) -> _Run:
+    def _packed(
+        self, indexes: Sequence[int], prompts: PackedPrompts
+    ) -> tuple[_Run, AbstractContextManager[None]]:
+        """The pass, and what it is to run in."""
         layout, device = prompts.layout, self._language_model.device
         ids: list[int] = []
         needed: list[int] = []
@@ -211,13 +224,26 @@ class AnswerLoss:
         }
         tokens = layout.spread(torch.tensor(ids, device=device))
         places = torch.tensor(needed, device=device)
-        width = tokens.shape[1]
-        if layout.places is not None:
-            places = layout.places[places]
-        elif self._keeps_logits:
+        width, everyone = tokens.shape[1], torch.arange(len(needed), device=device)
+        ending: AbstractContextManager[None] = nullcontext()
+        if self._last is not None and _FEW * len(needed) <= len(ids):
+            tail = self._tail(indexes, layout)
+            ending = self._last.asked(prompts.cache, layout, tail, places)
+            width, places = tail.positions.shape[1], tail.in_pass(everyone)
+        elif layout.places is None and self._keeps_logits:
             arguments["logits_to_keep"] = places
-            width, places = len(needed), torch.arange(len(needed), device=device)
-        return self._run(tokens, arguments, indexes, layout.order, needed=places, width=width)
+            width, places = len(needed), everyone
+        else:
+            places = layout.in_pass(places)
+        run = self._run(tokens, arguments, indexes, layout.order, needed=places, width=width)
+        return run, ending
+
+    def _tail(self, indexes: Sequence[int], layout: Layout) -> Layout:
+        """Of the tokens behind which an answer's next one is foretold, in a pass of them alone."""
+        needed = [self._answer_length(index) for index in indexes]
+        before = [len(self._tokens(i)) - own for i, own in zip(indexes, needed, strict=True)]
+        device = self._language_model.device
+        return lay_out(before, needed, device=device, slots=layout.slots, like=layout)
 
     def _padded(self, indexes: Sequence[int], prompts: Prompts) -> _Run:
         width = max(self._answer_length(index) for index in indexes)

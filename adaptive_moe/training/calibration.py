@@ -26,5 +26,10 @@ def calibration_loss(
     drawn = chance.sample(list(examples), min(_BATCH, len(examples)))
     encoded = encode_examples(language_model, drawn)
     return AnswerLoss(
-        language_model, bank, encoded.examples, activation=activation, prompt_cache_bytes=0
+        language_model,
+        bank,
+        encoded.examples,
+        activation=activation,
+        prompt_cache_bytes=0,
+        every_token=True,  # what passes through each layer is looked at
     )

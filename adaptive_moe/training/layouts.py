@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -32,12 +33,16 @@ class Part:
         """How many there are."""
         return len(self.prompts)
 
-    def mask(self, window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
-        """What every token sees: all before it and itself, or the last `window` of them."""
+    def mask(self, over: "Part", window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
+        """What every token sees of `over`: all before it and itself, or the last `window` of them.
+
+        That are these rows themselves, or those whose last tokens they are.
+        """
         if window not in self._masks:
-            there = torch.arange(self.prompt_width + self.width, device=self.prompts.device)
-            keys = there - (self.prompt_width - self.prompts)[:, None]
-            distance = keys[:, self.prompt_width :, None] - keys[:, None, :]
+            there = torch.arange(over.prompt_width + over.width, device=self.prompts.device)
+            keys = there - (over.prompt_width - over.prompts)[:, None]
+            own = self.prompts[:, None] + torch.arange(self.width, device=self.prompts.device)
+            distance = own[:, :, None] - keys[:, None, :]
             seen = (keys[:, None, :] >= 0) & (distance >= 0)
             if window is not None:
                 seen &= distance < window
@@ -74,6 +79,10 @@ class Layout:
         """The tokens of `order` out of a pass."""
         return self.taken(states.transpose(1, 2).flatten(0, 1))
 
+    def in_pass(self, tokens: Int[Tensor, " some"]) -> Int[Tensor, " some"]:
+        """Where the tokens at these places of `order` are in a pass, slot behind slot."""
+        return tokens if self.places is None else self.places[tokens]
+
     def taken(self, tokens: Shaped[Tensor, "place ..."]) -> Shaped[Tensor, "token ..."]:
         """Those of `order` out of all tokens of a pass, slot behind slot."""
         return tokens if self.places is None else tokens.index_select(0, self.places)
@@ -85,15 +94,21 @@ def lay_out(
     *,
     device: torch.device,
     slots: Sequence[int] = (),
+    like: Layout | None = None,
 ) -> Layout:
     """The layout of rows that have so many tokens each, after prompts of so many.
 
-    `slots` tells of every row whose it is, counted from 0; without them all are of one.
+    `slots` tells of every row whose it is, counted from 0; without them all are of one. Rows lie in
+    the order and the parts of `like`, where there is one.
     """
     order = sorted(range(len(tokens)), key=lambda row: (prompts[row], tokens[row], row))
     lengths = [prompts[row] + tokens[row] for row in order]
+    ranges = _alike(lengths, 0, len(lengths))
+    if like is not None:
+        order, ends = list(like.order), accumulate((part.rows for part in like.parts), initial=0)
+        ranges = pairwise(ends)
     parts, start = [], 0
-    for first, last in _alike(lengths, 0, len(lengths)):
+    for first, last in ranges:
         rows = order[first:last]
         parts.append(_part(start, [prompts[r] for r in rows], [tokens[r] for r in rows], device))
         start = parts[-1].stop

@@ -38,11 +38,16 @@ KeyValues = tuple[
 _Rows = tuple[Tensor, Tensor, Tensor]
 
 
+class HeldError(Exception):
+    """A block's key-values are there, and nothing else is wanted of this pass."""
+
+
 @final
 class PackedLayer(DynamicLayer):
     """One block's attention over packed rows, after the prompts' key-values where there are any.
 
-    What runs through it is handed on and not kept. `window` is that of a sliding attention.
+    What runs through it is handed on and not kept, but by `hold`. `window` is that of a sliding
+    attention.
     """
 
     def __init__(
@@ -51,6 +56,8 @@ class PackedLayer(DynamicLayer):
         super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
         self.prompts = tuple(prompts)
         self._layout = layout
+        self._asked: Layout | None = None
+        self._held: tuple[Tensor, Tensor] | None = None
         self._window = window
 
     def update(
@@ -61,31 +68,50 @@ class PackedLayer(DynamicLayer):
         **_options: object,
     ) -> tuple[Tensor, Tensor]:
         """The new tokens' own key-values; by their keys `attend` is found."""
+        if self._asked is not None and self._held is None:
+            self._held = (key_states, value_states)
+            raise HeldError
+        key_states, value_states = self._held or (key_states, value_states)
         setattr(key_states, _LAYER, self)
         return key_states, value_states
+
+    @contextmanager
+    def asked(self, tail: Layout) -> Iterator[None]:
+        """In the block, a first pass is left with HeldError once its key-values are there.
+
+        A second one is of the last tokens of all rows, as they lie in `tail`, and attends to those.
+        """
+        self._asked = tail
+        try:
+            yield
+        finally:
+            self._asked = self._held = None
 
     def attend(
         self,
         module: nn.Module,
         query: Float[Tensor, "slot head token width"],
-        key: Float[Tensor, "slot shared token width"],
-        value: Float[Tensor, "slot shared token value_width"],
+        key: Float[Tensor, "slot shared all_tokens width"],
+        value: Float[Tensor, "slot shared all_tokens value_width"],
         options: dict[str, Any],
     ) -> Float[Tensor, "slot token head value_width"]:
         """Every part by itself, in the layout of the pass again."""
         found: list[Tensor] = []
-        states = [self._layout.gathered(each) for each in (query, key, value)]
-        for place, part in enumerate(self._layout.parts):
-            rows = cast("_Rows", tuple(_unpacked(each, part) for each in states))
+        asked = self._asked or self._layout
+        queries = asked.gathered(query)
+        keys, values = self._layout.gathered(key), self._layout.gathered(value)
+        for place, (own, part) in enumerate(zip(asked.parts, self._layout.parts, strict=True)):
+            rows = (_unpacked(queries, own), _unpacked(keys, part), _unpacked(values, part))
             slides = self._window is not None and self._window < part.width
-            mask = part.mask(self._window) if self.prompts or slides else None
+            is_masked = self.prompts or slides or own is not part
+            mask = own.mask(part, self._window) if is_masked else None
             if self.prompts and mask is not None:
                 padded = _after_prompts(module, rows, self.prompts[place], mask, options)
             else:
                 padded = _by_transformers(module, rows, mask, options)
             flat = padded.flatten(0, 1)
-            found.append(flat if part.places is None else flat.index_select(0, part.places))
-        return self._layout.spread(torch.cat(found))
+            found.append(flat if own.places is None else flat.index_select(0, own.places))
+        return asked.spread(torch.cat(found))
 
 
 @contextmanager
@@ -191,8 +217,8 @@ def _unpacked(
 def _attend(
     module: nn.Module,
     query: Float[Tensor, "batch head time width"],
-    key: Float[Tensor, "batch shared time width"],
-    value: Float[Tensor, "batch shared time value_width"],
+    key: Float[Tensor, "batch shared all_time width"],
+    value: Float[Tensor, "batch shared all_time value_width"],
     attention_mask: Tensor | None,
     **options: Any,  # noqa: ANN401  transformers' own
 ) -> tuple[Tensor, None]:

@@ -1,6 +1,7 @@
 """Key-values of prompts, computed once by the base and kept in RAM for every later step."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast, final
 
@@ -60,6 +61,22 @@ class _Kept:
     def bytes(self) -> int:
         kept = 0 if self.states is None else self.states.nbytes
         return kept + sum(each.nbytes for each in self.parts)
+
+
+class _CompleteError(Exception):
+    """The key-values of all blocks are there."""
+
+
+@final
+class _LastLayer(DynamicLayer):
+    """The last block's key-values, with which a prompt is read: the pass ends there."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # transformers does not annotate it
+
+    def update(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  transformers' own
+        super().update(*given, **named)
+        raise _CompleteError
 
 
 @final
@@ -168,10 +185,13 @@ class PromptCache:
         self._used_bytes += _bytes(fresh)
 
     def _read(self, ids: Int[Tensor, "batch time"], mask: Int[Tensor, "batch time"]) -> Cache:
-        # Every layer keeps all its tokens; the model's own mask still slides where it should.
-        cache = DynamicCache() if self._sliceable else new_cache(self._language_model)
         whole = None if bool(mask.all()) else mask
-        forward(self._language_model, ids, cache=cache, attention_mask=whole)
+        cache = new_cache(self._language_model)
+        if self._sliceable:
+            # Every layer keeps all its tokens; the model's own mask still slides where it should.
+            cache.layers = [*(DynamicLayer() for _ in cache.layers[1:]), _LastLayer()]
+        with suppress(_CompleteError):
+            forward(self._language_model, ids, cache=cache, attention_mask=whole)
         return cache
 
     def _read_rows(self, indexes: Sequence[int]) -> dict[int, _Kept]:

@@ -354,14 +354,15 @@ def test_a_new_adapter_changes_nothing_and_is_seeded(llama):
     assert all(float(first[name].a.detach().abs().max()) <= bound for name, bound in bounds.items())
 
 
-def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, examples):
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_importance_is_the_norm_of_the_weight_gradient(llama, make_bank, examples, activation):
     from adaptive_moe.training.answer_loss import AnswerLoss
     from adaptive_moe.training.encoding import encode_examples
 
     bank = make_bank(llama)
-    measured = gradient_importance(llama, llama.layers, examples, bank=bank)
+    measured = gradient_importance(llama, llama.layers, examples, bank=bank, activation=activation)
     encoded = encode_examples(llama, examples).examples
-    loss = AnswerLoss(llama, bank, encoded, activation="answer", prompt_cache_bytes=0)
+    loss = AnswerLoss(llama, bank, encoded, activation=activation, prompt_cache_bytes=0)
     prompts = loss.prompts(range(len(encoded)))
     weights = [llama.model.get_submodule(layer.name).weight for layer in llama.layers]
     for weight in weights:
