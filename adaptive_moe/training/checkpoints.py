@@ -38,7 +38,7 @@ def write_checkpoint(folder: Path, checkpoint: Checkpoint, *, fingerprint: str) 
             save_file(
                 {name: tensor.contiguous() for name, tensor in checkpoint.tensors.items()},
                 temporary,
-                metadata={_KEY: json.dumps(content, allow_nan=False)},
+                metadata={_KEY: json.dumps(content)},
             )
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())

@@ -113,16 +113,21 @@ def test_muon_learns_in_company_what_it_learns_alone(llama, make_bank, examples,
         assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-2)
 
 
-def test_a_slot_that_diverges_leaves_the_others_alone(llama, make_bank, examples, steady):
+def test_a_slot_that_diverges_leaves_the_others_alone(tmp_path, llama, make_bank, examples, steady):
+    """It is evaluated before it is given up, and its loss of nan is written down with the rest."""
     healthy, *_, other = slots_for(llama)
-    wild = Slot(healthy.plan, 3, 1e30)
-    found = sweep(llama, make_bank, examples, steady, [healthy, wild, other])
+    slots = [healthy, Slot(healthy.plan, 3, 1e30), other]
+    settings = steady.model_copy(update={"evaluate_every": 1, "checkpoint_every": 1})
+    found = sweep(llama, make_bank, examples, settings, slots, checkpoint=tmp_path)
     assert isinstance(found[1], DivergedError)
     assert "1e+30" in str(found[1])
     for slot, result in zip((healthy, other), (found[0], found[2]), strict=True):
-        expected = alone(llama, make_bank, examples, steady, slot)
+        expected = alone(llama, make_bank, examples, settings, slot)
         assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-5)
         assert result.skipped_steps == 0
+    again = sweep(llama, make_bank, examples, settings, slots, checkpoint=tmp_path)
+    assert str(again[1]) == str(found[1])
+    assert same_weights(again[2].weights, found[2].weights)
 
 
 def test_a_slot_that_has_learnt_everything_lets_the_others_go_on(llama, make_bank, examples, quick):
