@@ -74,13 +74,12 @@ decisions: .venv/installed build/polygraph/installed
 	$(BIN)/python -m adaptive_moe.experiments.decisions_page build/decisions.json docs/decisions.md
 
 # Fill the Training table and write docs/training.md from it (about an hour). The peers are
-# transformers' Trainer and trl's SFTTrainer. TRAINING_OPTIONS="--device cuda --part packed-sweep"
-# measures on a GPU what is meant for one.
-TRAINING_OPTIONS ?=
+# transformers' Trainer and trl's SFTTrainer. What is meant for a GPU is measured there by
+# benchmarks/training.py --device cuda --part packed-sweep; the page takes that file after the first.
 training: .venv/installed
 	mkdir -p build
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt trl
-	$(BIN)/python benchmarks/training.py $(TRAINING_OPTIONS) > build/training.json
+	$(BIN)/python benchmarks/training.py > build/training.json
 	$(BIN)/python -m adaptive_moe.experiments.training_page build/training.json docs/training.md
 
 # Compare rank strategies and write docs/ranks.md (over an hour on two cores). Stopped and started

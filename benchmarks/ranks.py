@@ -9,11 +9,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from adaptive_moe.experiments.rank_runs import RankPlan, RunFile
 from adaptive_moe.experiments.rank_sets import PACKS, UNSHOWN, StudySet, load_set
-from adaptive_moe.experiments.rank_study import conduct, start_record
-from adaptive_moe.experiments.rank_trial import Bench
+from adaptive_moe.experiments.rank_study import begin, conduct
+from adaptive_moe.experiments.rank_trial import PocketRuns
 from adaptive_moe.experiments.rank_workers import Workers
+from adaptive_moe.models.loading import choose_device
 
 _USUAL = RankPlan()
 
@@ -30,19 +33,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     words = [*(options.set or (PACKS, UNSHOWN)), *options.domain]
     sets = [load_set(word) for word in words]
     digests = {each.name: each.digest for each in sets}
-    with RunFile(options.file) as file, _performer(options, words, sets) as performer:
-        abreast = options.workers if options.device == "cpu" else options.abreast
-        file.append(start_record(plan, sets, abreast=abreast, device=options.device))
-        conduct(plan, digests, file, performer.perform, _tell)
+    device = choose_device(options.device)
+    with RunFile(options.file) as file:
+        at_once = options.workers if device.type == "cpu" else options.at_once
+        begin(file, plan, sets, at_once=at_once, device=device)
+        with _performer(device, words, sets, at_once) as performer:
+            conduct(plan, digests, file, performer.perform, _tell)
 
 
 def _performer(
-    options: argparse.Namespace, words: Sequence[str], sets: Sequence[StudySet]
-) -> Workers | Bench:
-    if options.device == "cpu":
-        return Workers(options.workers, words)
+    device: torch.device, words: Sequence[str], sets: Sequence[StudySet], at_once: int
+) -> Workers | PocketRuns:
+    if device.type == "cpu":
+        return Workers(at_once, words)
     named = {each.name: each for each in sets}
-    return Bench(named, device=options.device, abreast=options.abreast)
+    return PocketRuns(named, device=str(device), at_once=at_once)
 
 
 def _tell(text: str) -> None:
@@ -57,9 +62,9 @@ def _parser() -> argparse.ArgumentParser:
         "--domain", action="append", default=[], help="NAME=FOLDER with train.jsonl; repeatable"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes of one thread each")
-    parser.add_argument("--device", default="cpu", help="another than the CPU has no workers")
+    parser.add_argument("--device", default="cpu", help="another than cpu has no workers")
     parser.add_argument(
-        "--abreast", type=int, default=15, help="runs of a device that share their passes"
+        "--at-once", type=int, default=15, help="runs that share their passes there"
     )
     parser.add_argument("--rank", type=int, default=_USUAL.reference_rank)
     parser.add_argument("--steps", type=int, default=_USUAL.steps)

@@ -21,7 +21,7 @@ _IDLE = slice(3, 5)  # idle and waiting for disks, among the counters of /proc/s
 def describe(device: torch.device) -> dict[str, object]:
     """Device, processors, threads and versions."""
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "processor": platform.machine(),
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),

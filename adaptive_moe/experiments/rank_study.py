@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import torch
 
+from adaptive_moe.errors import DataError
 from adaptive_moe.experiments.machine import describe, working_conditions
 from adaptive_moe.experiments.plan import Tell
 from adaptive_moe.experiments.rank_floor import chosen_rates, noise_floor
@@ -44,23 +45,36 @@ def conduct(
         _complete(plan.final_runs(name, digest, chosen), file, perform, tell)
 
 
-def start_record(
-    plan: RankPlan, sets: Sequence[StudySet], *, abreast: int, device: str = "cpu"
-) -> dict[str, object]:
-    """What has to be known about the study and its machine, as the file's next line.
+def begin(
+    file: RunFile,
+    plan: RankPlan,
+    sets: Sequence[StudySet],
+    *,
+    at_once: int,
+    device: torch.device,
+) -> None:
+    """Write what has to be known about the study and its machine as the file's next line.
 
-    `abreast` runs go on at a time, on the CPU each in a process of its own.
+    `at_once` runs go on at a time, on the CPU each in a process of its own. Raises DataError where
+    the file's runs are of another device: rounding would tell them apart.
     """
     with working_conditions(1):
-        machine = describe(torch.device(device))
-    return {
+        machine = describe(device)
+    for record in file.records:
+        if record["kind"] == "start" and record["machine"]["device"] != machine["device"]:
+            raise DataError(
+                f"the runs of this file are of {record['machine']['device']}, not of "
+                f"{machine['device']}; go on there, or begin another file"
+            )
+    started = {
         "kind": "start",
         "plan": asdict(plan),
         "sets": {each.name: each.to_dict() for each in sets},
         "machine": machine,
-        "workers": abreast,
+        "workers": at_once,
         "load_before": round(os.getloadavg()[0], 2),
     }
+    file.append(started)
 
 
 def _complete(runs: Sequence[RankRun], file: RunFile, perform: Perform, tell: Tell) -> None:

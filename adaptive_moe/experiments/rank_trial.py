@@ -15,7 +15,7 @@ from typing import IO, Self, final
 import torch
 
 from adaptive_moe.config.settings import TrainingSettings
-from adaptive_moe.errors import AdaptiveMoEError, DivergedError
+from adaptive_moe.errors import DivergedError
 from adaptive_moe.experiments import bases
 from adaptive_moe.experiments.figures import reason_of
 from adaptive_moe.experiments.machine import Bystanders, working_conditions
@@ -35,55 +35,37 @@ from adaptive_moe.training.trainer import Slot, TrainingResult, train_sweep
 _EVERY = 80  # steps between looks at the selection side
 _BANK_BYTES = 8 << 20
 
-Outcome = dict[str, object] | Exception
-"""What a run came to as JSON values, or what it died of."""
-
 
 def try_out(
     language_model: LanguageModel, bank: LoraBank, study_set: StudySet, runs: Sequence[RankRun]
-) -> list[Outcome]:
+) -> list[dict[str, object] | DivergedError]:
     """Train as the runs say, side by side, and score each once, all of it as JSON values.
 
-    They may differ in strategy, rank, rate and seed; the error of one is its own. `right` tells of
-    every test question in its order whether it was answered exactly; the times are of all runs
-    together, an equal share each.
+    They may differ in strategy, rank, rate and seed. `right` tells of every test question in its
+    order whether it was answered exactly; the times are of all runs together, an equal share each.
     """
     others, started, worked = Bystanders(), time.perf_counter(), time.process_time()
-    plans, found = _planned(language_model, bank, study_set, runs)
+    plans = [_plan(language_model, bank, study_set, _settings(run)) for run in runs]
     results = train_sweep(
         language_model,
         bank,
-        [Slot(plan, run.seed, run.learning_rate) for run, plan in plans.items()],
+        [Slot(plan, run.seed, run.learning_rate) for run, plan in zip(runs, plans, strict=True)],
         study_set.train,
         held_out=study_set.selection,
-        settings=_settings(next(iter(plans), runs[0])),
+        settings=_settings(runs[0]),
     )
-    for (run, plan), result in zip(plans.items(), results, strict=True):
-        if isinstance(result, DivergedError):
-            found[run] = result
-        else:
-            found[run] = _found(language_model, bank, study_set, run, plan, result)
+    found = [
+        result
+        if isinstance(result, DivergedError)
+        else _found(language_model, bank, study_set, run, plan, result)
+        for run, plan, result in zip(runs, plans, results, strict=True)
+    ]
     times = {
         "seconds": round((time.perf_counter() - started) / len(runs), 1),
         "processor_seconds": round((time.process_time() - worked) / len(runs), 1),
         "others": others.load(),
     }
-    outcomes = [found[run] for run in runs]
-    return [each | times if isinstance(each, dict) else each for each in outcomes]
-
-
-def _planned(
-    language_model: LanguageModel, bank: LoraBank, study_set: StudySet, runs: Sequence[RankRun]
-) -> tuple[dict[RankRun, RankPlan], dict[RankRun, Outcome]]:
-    """The ranks of every run, and the errors of those that can have none."""
-    plans: dict[RankRun, RankPlan] = {}
-    failed: dict[RankRun, Outcome] = {}
-    for run in runs:
-        try:
-            plans[run] = _plan(language_model, bank, study_set, _settings(run))
-        except (AdaptiveMoEError, ValueError) as error:
-            failed[run] = error
-    return plans, failed
+    return [each | times if isinstance(each, dict) else each for each in found]
 
 
 def _found(
@@ -179,14 +161,14 @@ def _scored(scores: Sequence[ExampleScore]) -> dict[str, object]:
 
 
 @final
-class Bench:
-    """The pocket model on a device, and the sets that runs are carried out on."""
+class PocketRuns:
+    """The pocket model on a device, where it carries out runs, so many at a time."""
 
     def __init__(
-        self, sets: Mapping[str, StudySet], *, device: str = "cpu", abreast: int = 1
+        self, sets: Mapping[str, StudySet], *, device: str = "cpu", at_once: int = 1
     ) -> None:
         self._sets = sets
-        self._abreast = abreast
+        self._at_once = at_once
         self._model = bases.load(POCKET, device)
         self._bank = LoraBank(
             self._model.model,
@@ -202,33 +184,45 @@ class Bench:
         self._bank.close()
 
     def perform(self, runs: Sequence[RankRun]) -> Iterator[Record]:
-        """A record for every run, `abreast` at a time; those of a set and length go together."""
+        """A record for every run; those of a set that take as many steps go side by side."""
         alike: dict[tuple[str, int], list[RankRun]] = {}
         for run in runs:
             alike.setdefault((run.material, run.steps), []).append(run)
-        for (material, _), group in alike.items():
-            for start in range(0, len(group), self._abreast):
-                yield from self._performed(self._sets[material], group[start:][: self._abreast])
+        for group in alike.values():
+            for start in range(0, len(group), self._at_once):
+                yield from self._performed(group[start : start + self._at_once])
 
-    def _performed(self, study_set: StudySet, runs: Sequence[RankRun]) -> Iterator[Record]:
-        found: Sequence[Outcome]
+    def _performed(self, runs: Sequence[RankRun]) -> Iterator[Record]:
+        """Where something goes wrong with several, each is tried by itself."""
         try:
-            found = try_out(self._model, self._bank, study_set, runs)
+            found = try_out(self._model, self._bank, self._sets[runs[0].material], runs)
         except Exception as error:  # noqa: BLE001 - whatever runs die of belongs on the page
-            found = [error] * len(runs)
-        for run, outcome in zip(runs, found, strict=True):
-            named = {"key": run.key, "run": asdict(run)}
-            if isinstance(outcome, Exception):
-                yield {"kind": "failed", **named, "reason": reason_of(outcome)}
-            else:
-                yield {"kind": "run", **named, "outcome": outcome}
+            reason = reason_of(error)
+        else:
+            yield from map(_record, runs, found)
+            return
+        if len(runs) == 1:
+            yield _failed(runs[0], reason)
+            return
+        for run in runs:
+            yield from self._performed([run])
+
+
+def _record(run: RankRun, outcome: dict[str, object] | DivergedError) -> Record:
+    if isinstance(outcome, DivergedError):
+        return _failed(run, reason_of(outcome))
+    return {"kind": "run", "key": run.key, "run": asdict(run), "outcome": outcome}
+
+
+def _failed(run: RankRun, reason: str) -> Record:
+    return {"kind": "failed", "key": run.key, "run": asdict(run), "reason": reason}
 
 
 def answer_all(lines: Iterable[str], output: IO[str], sets: Mapping[str, StudySet]) -> None:
     """One line of `output` for every line, until there are no more."""
-    with Bench(sets) as bench:
+    with PocketRuns(sets) as pocket:
         for line in lines:
-            for record in bench.perform([RankRun(**json.loads(line))]):
+            for record in pocket.perform([RankRun(**json.loads(line))]):
                 output.write(json.dumps(record) + "\n")
             output.flush()
 

@@ -91,7 +91,34 @@ def _compare(
 
 
 def _apart(row: str, ours: Trained, theirs: Trained) -> Iterator[Figure]:
-    apart = [abs(a - b) for a, b in zip(ours.losses, theirs.losses, strict=True)]
+    yield Figure(
+        row,
+        f"losses of the first {_COMPARED} steps, largest difference",
+        POCKET,
+        losses_apart(ours, theirs, steps=_COMPARED),
+        unit="nats",
+        target=LOSS_TOLERANCE,
+        is_timed=False,
+        note=f"up to {losses_apart(ours, theirs):.1e} in {len(ours.losses)} steps, as every update "
+        f"carries rounding on; losses from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}",
+    )
+    yield Figure(
+        row,
+        "factors after the last step, relative difference",
+        POCKET,
+        factors_apart(ours, theirs),
+        is_timed=False,
+    )
+
+
+def losses_apart(ours: Trained, theirs: Trained, *, steps: int | None = None) -> float:
+    """The largest difference of a step's loss in nats, of all steps or the first ones."""
+    pairs = zip(ours.losses, theirs.losses, strict=True)
+    return max([abs(a - b) for a, b in pairs][:steps])
+
+
+def factors_apart(ours: Trained, theirs: Trained) -> float:
+    """The norm of all factors' differences over that of theirs."""
     moved = torch.cat([_flat(tensor) for tensor in ours.factors.values()])
     other = torch.cat(
         [
@@ -99,24 +126,7 @@ def _apart(row: str, ours: Trained, theirs: Trained) -> Iterator[Figure]:
             for name, tensor in theirs.factors.items()
         ]
     )
-    yield Figure(
-        row,
-        f"losses of the first {_COMPARED} steps, largest difference",
-        POCKET,
-        max(apart[:_COMPARED]),
-        unit="nats",
-        target=LOSS_TOLERANCE,
-        is_timed=False,
-        note=f"up to {max(apart):.1e} in {len(apart)} steps, as every update carries rounding on; "
-        f"losses from {ours.losses[0]:.3f} to {ours.losses[-1]:.3f}",
-    )
-    yield Figure(
-        row,
-        "factors after the last step, relative difference",
-        POCKET,
-        float((moved - other).norm() / other.norm()),
-        is_timed=False,
-    )
+    return float((moved - other).norm() / other.norm())
 
 
 def _flat(tensor: torch.Tensor) -> torch.Tensor:

@@ -101,14 +101,19 @@ class AdapterStack:
 
     def weights(self, slots: Sequence[int]) -> dict[str, LoraStack]:
         """The factors of these slots as the bank takes them; gradients flow back to here."""
-        found = {}
-        for name, a in self._a.items():
-            b = self._b[name] * self._scaling[name]
-            if list(slots) != list(range(len(self._slots))):
-                chosen = torch.tensor(slots, device=a.device)
-                a, b = a.index_select(0, chosen), b.index_select(0, chosen)  # noqa: PLW2901
-            found[name] = LoraStack(a, b)
-        return found
+        if list(slots) == list(range(len(self._slots))):
+            return {
+                name: LoraStack(a, self._b[name] * self._scaling[name])
+                for name, a in self._a.items()
+            }
+        chosen = torch.tensor(slots, device=next(iter(self._a.values())).device)
+        return {
+            name: LoraStack(
+                a.index_select(0, chosen),
+                self._b[name].index_select(0, chosen) * self._scaling[name].index_select(0, chosen),
+            )
+            for name, a in self._a.items()
+        }
 
     def hand_out_gradients(self, slots: Sequence[int]) -> None:
         """Give the adapters of these slots the gradients of their factors, and keep none."""

@@ -27,7 +27,7 @@ from adaptive_moe.training.prompt_cache import (
 )
 from adaptive_moe.training.recomputing import RecomputedBlocks
 
-_FEW = 2  # so many times the tokens are in the pass at least, for most to end early
+_FEW = 2  # a pass in which most tokens end early has so many times those that do not
 _SAME_LOGITS = 1e-4  # relative; else the model does more to its logits than the head does
 
 

@@ -6,15 +6,13 @@ from typing import Any, cast, final
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.cache_utils import Cache
 
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.models.linear_layers import blocks_path
+from adaptive_moe.training.block_passes import PassEndedError, exchanged_forwards
 from adaptive_moe.training.layouts import Layout, lay_out
-from adaptive_moe.training.packing import HeldError, PackedLayer, packed, packed_cache
-
-_SAME_STATES = 1e-4  # relative
+from adaptive_moe.training.packing import PackedLayer, are_alike, packed, packed_cache
 
 
 @final
@@ -22,9 +20,7 @@ class LastBlock:
     """The last decoder block, which of most tokens computes only what the others attend to."""
 
     def __init__(self, language_model: LanguageModel) -> None:
-        path = blocks_path(language_model.layers)
-        blocks = cast("nn.ModuleList", language_model.model.get_submodule(path))
-        self._block = blocks[-1]
+        self._block = language_model.blocks[-1]
         self._language_model = language_model
 
     @torch.no_grad()
@@ -45,7 +41,7 @@ class LastBlock:
         run the model.
         """
         layer = cast("PackedLayer", cache.layers[-1])
-        whole, own = self._block.forward, vars(self._block).get("forward")
+        whole = self._block.forward
 
         def chosen(value: Any, shape: torch.Size) -> Any:  # noqa: ANN401  the block's own
             if isinstance(value, tuple):
@@ -61,18 +57,13 @@ class LastBlock:
         ) -> object:
             shape = hidden_states.shape[:2]
             with layer.asked(tail):
-                with suppress(HeldError):
+                with suppress(PassEndedError):
                     whole(hidden_states, *arguments, **named)
                 few = {name: chosen(value, shape) for name, value in named.items()}
                 return whole(chosen(hidden_states, shape), *chosen(arguments, shape), **few)
 
-        try:
-            vars(self._block)["forward"] = forward
+        with exchanged_forwards({self._block: forward}):
             yield
-        finally:
-            del vars(self._block)["forward"]
-            if own is not None:
-                vars(self._block)["forward"] = own
 
     def _is_same(self, states: Callable[..., Tensor], slots: tuple[int, ...]) -> bool:
         """Two rows of any tokens, of which the last one and the last two are wanted."""
@@ -93,5 +84,4 @@ class LastBlock:
             cache = packed_cache(self._language_model, layout)
             with self.asked(cache, layout, tail, needed):
                 few = tail.taken(run(cache))
-        scale = whole.abs().max().clamp_min(1.0)
-        return bool(((few - whole).abs().max() <= _SAME_STATES * scale).item())
+        return are_alike(few, whole)

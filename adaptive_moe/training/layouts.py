@@ -36,7 +36,7 @@ class Part:
     def mask(self, over: "Part", window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
         """What every token sees of `over`: all before it and itself, or the last `window` of them.
 
-        That are these rows themselves, or those whose last tokens they are.
+        Those are these rows themselves, or those whose last tokens they are.
         """
         if window not in self._masks:
             there = torch.arange(over.prompt_width + over.width, device=self.prompts.device)

@@ -9,11 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.models.linear_layers import blocks_path
-
-
-class _Reached(Exception):  # noqa: N818  nothing went wrong
-    """The pass has come as far as it is needed."""
+from adaptive_moe.training.block_passes import PassEndedError, exchanged_forwards
 
 
 @final
@@ -21,11 +17,9 @@ class LowerBlocks:
     """The first `count` decoder blocks of a model, which no expert of this training touches."""
 
     def __init__(self, language_model: LanguageModel, count: int) -> None:
-        path = blocks_path(language_model.layers)
-        blocks = cast("nn.ModuleList", language_model.model.get_submodule(path))
         self.count = count
-        self._skipped = list(blocks[:count])
-        self._next = blocks[count]
+        self._skipped = list(language_model.blocks[:count])
+        self._next = language_model.blocks[count]
         self._gives_tuples = False
 
     @torch.no_grad()
@@ -35,7 +29,7 @@ class LowerBlocks:
 
         def stop(_block: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]) -> None:
             found.append(_states(arguments, named))
-            raise _Reached
+            raise PassEndedError
 
         def look(_block: nn.Module, _arguments: object, output: object) -> None:
             self._gives_tuples = isinstance(output, tuple)
@@ -46,7 +40,7 @@ class LowerBlocks:
         ]
         try:
             run()
-        except _Reached:
+        except PassEndedError:
             pass
         finally:
             for handle in handles:
@@ -71,18 +65,11 @@ class LowerBlocks:
             return (states, *arguments[1:]), named
 
         handle = self._next.register_forward_pre_hook(exchange, with_kwargs=True)
-        # A block may have a forward of its own already, from whoever moves its weights.
-        own = [vars(block).get("forward") for block in self._skipped]
         try:
-            for block in self._skipped:
-                vars(block)["forward"] = idle
-            yield
+            with exchanged_forwards(dict.fromkeys(self._skipped, idle)):
+                yield
         finally:
             handle.remove()
-            for block, forward in zip(self._skipped, own, strict=True):
-                del vars(block)["forward"]
-                if forward is not None:
-                    vars(block)["forward"] = forward
 
 
 def _states(arguments: tuple[Any, ...], named: dict[str, Any]) -> Tensor:

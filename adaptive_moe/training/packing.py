@@ -23,12 +23,14 @@ from transformers.masking_utils import sdpa_mask
 
 from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
+from adaptive_moe.training.block_passes import PassEndedError
 from adaptive_moe.training.layouts import Layout, Part, lay_out
 
 _NAME = "packed_rows"
 _LAYER = "packed_layer"  # an attribute of the new tokens' keys
 _MOST_WEIGHTS = 1 << 21  # of one part in one block
-_SAME_LOGITS = 1e-4  # relative
+_ALIKE = 1e-4  # relative, or so many of the dtype's steps:
+_STEPS = 4
 
 KeyValues = tuple[
     Float[Tensor, "_ shared _ width"],
@@ -38,16 +40,12 @@ KeyValues = tuple[
 _Rows = tuple[Tensor, Tensor, Tensor]
 
 
-class HeldError(Exception):
-    """A block's key-values are there, and nothing else is wanted of this pass."""
-
-
 @final
 class PackedLayer(DynamicLayer):
     """One block's attention over packed rows, after the prompts' key-values where there are any.
 
-    What runs through it is handed on and not kept, but by `hold`. `window` is that of a sliding
-    attention.
+    What runs through it is handed on and not kept, unless less is `asked`. `window` is that of a
+    sliding attention.
     """
 
     def __init__(
@@ -70,14 +68,14 @@ class PackedLayer(DynamicLayer):
         """The new tokens' own key-values; by their keys `attend` is found."""
         if self._asked is not None and self._held is None:
             self._held = (key_states, value_states)
-            raise HeldError
+            raise PassEndedError
         key_states, value_states = self._held or (key_states, value_states)
         setattr(key_states, _LAYER, self)
         return key_states, value_states
 
     @contextmanager
     def asked(self, tail: Layout) -> Iterator[None]:
-        """In the block, a first pass is left with HeldError once its key-values are there.
+        """In the block, a first pass is left with PassEndedError once its key-values are there.
 
         A second one is of the last tokens of all rows, as they lie in `tail`, and attends to those.
         """
@@ -194,9 +192,14 @@ def _packs(
             use_cache=True,
         ).logits.flatten(0, 1)
     found = layout.taken(found)
-    expected = wanted[used].float()
-    scale = expected.abs().max().clamp_min(1.0)
-    return bool(((found.float() - expected).abs().max() <= _SAME_LOGITS * scale).item())
+    return are_alike(found, wanted[used])
+
+
+def are_alike(found: Float[Tensor, "*any"], expected: Float[Tensor, "*any"]) -> bool:
+    """Whether two ways of computing the same differ by rounding alone, in their dtype."""
+    scale = expected.float().abs().max().clamp_min(1.0)
+    limit = max(_ALIKE, _STEPS * torch.finfo(expected.dtype).eps)
+    return bool(((found.float() - expected.float()).abs().max() <= limit * scale).item())
 
 
 def _windows(language_model: LanguageModel) -> list[int | None]:

@@ -14,6 +14,7 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from adaptive_moe.models.growing_cache import is_attention_alone, new_cache
 from adaptive_moe.models.language_model import LanguageModel
 from adaptive_moe.models.prefilling import forward, left_pad
+from adaptive_moe.training.block_passes import PassEndedError
 from adaptive_moe.training.encoding import EncodedExample
 from adaptive_moe.training.layouts import Layout
 from adaptive_moe.training.lower_blocks import LowerBlocks
@@ -63,10 +64,6 @@ class _Kept:
         return kept + sum(each.nbytes for each in self.parts)
 
 
-class _CompleteError(Exception):
-    """The key-values of all blocks are there."""
-
-
 @final
 class _LastLayer(DynamicLayer):
     """The last block's key-values, with which a prompt is read: the pass ends there."""
@@ -76,7 +73,7 @@ class _LastLayer(DynamicLayer):
 
     def update(self, *given: Any, **named: Any) -> tuple[Tensor, Tensor]:  # noqa: ANN401  transformers' own
         super().update(*given, **named)
-        raise _CompleteError
+        raise PassEndedError
 
 
 @final
@@ -172,7 +169,7 @@ class PromptCache:
         for index in indexes:
             if index in self._block_of and index not in self._kept:
                 self._keep(self._read_rows(self._block_of[index]))
-        missing = [index for index in indexes if index not in self._kept]
+        missing = [index for index in dict.fromkeys(indexes) if index not in self._kept]
         fresh = self._read_rows(missing) if missing else {}
         return [self._kept[index] if index in self._kept else fresh[index] for index in indexes]
 
@@ -190,7 +187,7 @@ class PromptCache:
         if self._sliceable:
             # Every layer keeps all its tokens; the model's own mask still slides where it should.
             cache.layers = [*(DynamicLayer() for _ in cache.layers[1:]), _LastLayer()]
-        with suppress(_CompleteError):
+        with suppress(PassEndedError):
             forward(self._language_model, ids, cache=cache, attention_mask=whole)
         return cache
 

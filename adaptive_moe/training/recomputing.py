@@ -3,14 +3,13 @@
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast, final
+from typing import Any, final
 
-from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.cache_utils import Cache, DynamicLayer, DynamicSlidingWindowLayer
 
 from adaptive_moe.models.language_model import LanguageModel
-from adaptive_moe.models.linear_layers import blocks_path
+from adaptive_moe.training.block_passes import exchanged_forwards
 from adaptive_moe.training.packing import PackedLayer
 
 # They replace their tensors, never write into them.
@@ -27,9 +26,7 @@ class RecomputedBlocks:
     """
 
     def __init__(self, language_model: LanguageModel, *, first: int = 0) -> None:
-        path = blocks_path(language_model.layers)
-        blocks = cast("nn.ModuleList", language_model.model.get_submodule(path))
-        self._blocks = list(enumerate(blocks))[first:]
+        self._blocks = list(enumerate(language_model.blocks))[first:]
 
     @contextmanager
     def active(self) -> Iterator[None]:
@@ -37,16 +34,12 @@ class RecomputedBlocks:
 
         Whatever is active in the blocks must still be active then.
         """
-        own = [vars(block).get("forward") for _, block in self._blocks]
-        try:
-            for place, block in self._blocks:
-                vars(block)["forward"] = functools.partial(_forward, place, block.forward)
+        forwards = {
+            block: functools.partial(_forward, place, block.forward)
+            for place, block in self._blocks
+        }
+        with exchanged_forwards(forwards):
             yield
-        finally:
-            for (_, block), forward in zip(self._blocks, own, strict=True):
-                del vars(block)["forward"]
-                if forward is not None:
-                    vars(block)["forward"] = forward
 
 
 def _forward(

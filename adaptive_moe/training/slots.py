@@ -99,6 +99,11 @@ class SlotRun:
         return bool(self._state.history)
 
     @property
+    def is_given_up(self) -> bool:
+        """Whether it diverged."""
+        return self._state.failure is not None
+
+    @property
     def rate(self) -> float:
         """Of the coming step."""
         return learning_rate(self._state.step, self._settings)
@@ -166,8 +171,7 @@ class SlotRun:
     def progress(self) -> TrainingProgress:
         """What there is to tell after the latest step."""
         state, settings = self._state, self._settings
-        latest = state.history[-1]
-        loss = state.last_loss
+        latest, loss = state.history[-1], state.last_loss
         per_step = (state.seconds - state.reading_seconds) / state.step
         return TrainingProgress(
             step=state.step,

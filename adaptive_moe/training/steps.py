@@ -1,12 +1,13 @@
 """Optimiser steps and evaluations, in as many forward passes as memory allows."""
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
-from typing import final
+from typing import TypeVar, final
 
 import torch
 from torch import Tensor
@@ -21,6 +22,9 @@ from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.batching import micro_batches
 from adaptive_moe.training.interruption import stop_if_cancelled
 from adaptive_moe.training.muon import Muon
+
+_Found = TypeVar("_Found")
+_log = logging.getLogger(__name__)
 
 _EVALUATION_FACTOR = 4  # without gradients, so many more examples fit into one pass
 
@@ -47,9 +51,9 @@ class Stepper:
     """The optimisers of adapters that are trained side by side, one a slot.
 
     Slots share their forward passes where the loss packs them; elsewhere each has its own, with
-    the same outcome. When memory runs out the micro-batch shrinks for good, then the number of
-    slots in a pass. Where not even one example fits, passes are recomputed for their gradients from
-    then on.
+    the same outcome. When memory runs out, in an evaluation too, the micro-batch shrinks for good,
+    then the number of slots in a pass. Where not even one example fits, passes are recomputed for
+    their gradients from then on.
     """
 
     def __init__(
@@ -59,8 +63,10 @@ class Stepper:
         self._loss = loss
         self._clip_norm = settings.clip_norm
         self._size = settings.micro_batch_size
-        self._abreast = len(adapters) if loss.packs else 1
-        self._stack = AdapterStack(adapters) if self._abreast > 1 else None
+        self._slots_a_pass = len(adapters) if loss.packs else 1
+        self._stack = AdapterStack(adapters) if self._slots_a_pass > 1 else None
+        if self._slots_a_pass < len(adapters):
+            _log.warning("passes of this model cannot be packed: every slot has its own")
         self._optimizers = [_optimizer(adapter, settings) for adapter in adapters]
 
     def step(
@@ -72,7 +78,7 @@ class Stepper:
         token of a slot weighs the same, however the step is cut into passes. Raises
         InsufficientMemoryError when a single example does not fit.
         """
-        found = self._accumulate_within_memory(chosen)
+        found = self._within_memory(lambda: self._accumulate(chosen))
         if self._stack is not None:
             self._stack.hand_out_gradients(tuple(chosen))
         return {
@@ -81,14 +87,11 @@ class Stepper:
         }
 
     def evaluate(self, slots: Sequence[int], tests: AnswerLoss) -> dict[int, Evaluation]:
-        """What the adapters of these slots make of all examples of `tests`."""
-        found: dict[int, Evaluation] = {}
-        for start in range(0, len(slots), self._abreast):
-            part = slots[start : start + self._abreast]
-            size = self._size * max(1, _EVALUATION_FACTOR // len(part))
-            scores = _score(partial(self._active, part, tests), tests, size, len(part))
-            found |= dict(zip(part, map(_evaluation, scores), strict=True))
-        return found
+        """What the adapters of these slots make of all examples of `tests`.
+
+        Raises InsufficientMemoryError when a single example does not fit.
+        """
+        return self._within_memory(lambda: self._evaluated(slots, tests))
 
     def optimizer_tensors(self, slot: int) -> dict[str, Tensor]:
         """Moments and counters of a slot's optimiser, named by the parameter's place."""
@@ -121,17 +124,15 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         return finite
 
-    def _accumulate_within_memory(
-        self, chosen: Mapping[int, Sequence[int]]
-    ) -> dict[int, tuple[float, int]]:
-        """Gradients of the whole step, in passes halved until they fit."""
+    def _within_memory(self, work: Callable[[], _Found]) -> _Found:
+        """What the work gives, in passes halved until they fit."""
         while True:
             try:
-                return self._accumulate(chosen)
+                return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if self._size == 1 and self._abreast == 1 and self._loss.recompute:
+                if self._size == 1 and self._slots_a_pass == 1 and self._loss.recompute:
                     raise InsufficientMemoryError(
                         "not even one training example fits into memory; shorten the examples or "
                         "lower training.rank"
@@ -143,8 +144,8 @@ class Stepper:
     def _take_less(self) -> None:
         if self._size > 1:
             self._size //= 2
-        elif self._abreast > 1:
-            self._abreast //= 2
+        elif self._slots_a_pass > 1:
+            self._slots_a_pass //= 2
         else:
             self._loss.recompute = True
 
@@ -175,7 +176,7 @@ class Stepper:
         places = [place for place, group in enumerate(groups.values()) for _ in group]
         with self._loss.active({}):
             prompts = self._loss.prompts(indexes, slots=places)
-        with self._active(tuple(groups), self._loss):
+        with self._activation(tuple(groups), self._loss)():
             totals = self._loss.compute(indexes, prompts).totals
             means = [total / tokens[slot] for slot, total in zip(groups, totals, strict=True)]
             torch.stack(means).sum().backward()
@@ -190,14 +191,27 @@ class Stepper:
         ]
         for groups in zip_longest(*by_slot, fillvalue=()):
             there = [(slot, group) for slot, group in zip(chosen, groups, strict=True) if group]
-            for start in range(0, len(there), self._abreast):
-                yield {slot: list(group) for slot, group in there[start : start + self._abreast]}
+            for start in range(0, len(there), self._slots_a_pass):
+                part = there[start : start + self._slots_a_pass]
+                yield {slot: list(group) for slot, group in part}
 
-    def _active(self, slots: Sequence[int], loss: AnswerLoss) -> AbstractContextManager[None]:
+    def _evaluated(self, slots: Sequence[int], tests: AnswerLoss) -> dict[int, Evaluation]:
+        found: dict[int, Evaluation] = {}
+        for start in range(0, len(slots), self._slots_a_pass):
+            part = slots[start : start + self._slots_a_pass]
+            size = self._size * max(1, _EVALUATION_FACTOR // len(part))
+            scores = _score(self._activation(part, tests), tests, size, len(part))
+            found |= dict(zip(part, map(_evaluation, scores), strict=True))
+        return found
+
+    def _activation(
+        self, slots: Sequence[int], loss: AnswerLoss
+    ) -> Callable[[], AbstractContextManager[None]]:
+        """What switches these slots' weights on, as they are now."""
         if self._stack is not None:
-            return loss.active_stack(self._stack.weights(slots))
+            return partial(loss.active_stack, self._stack.weights(slots))
         (slot,) = slots
-        return loss.active(self._adapters[slot].weights())
+        return partial(loss.active, self._adapters[slot].weights())
 
 
 def _optimizer(adapter: Adapter, settings: TrainingSettings) -> Optimizer:

@@ -123,6 +123,7 @@ def train_sweep(  # noqa: PLR0913  as above
         if checkpoint is not None:
             run.save(checkpoint)
         raise
+    run.check()
     if checkpoint is not None:
         run.save(checkpoint)
     return run.outcomes()
@@ -202,6 +203,9 @@ class _Sweep:
             if checkpoint is not None and self._steps % self._settings.checkpoint_every == 0:
                 self.save(checkpoint)
             self._tell(going, listener)
+
+    def check(self) -> None:
+        """Give those up that are done and did not converge."""
         for run in self._runs:
             run.check()
 
@@ -211,7 +215,9 @@ class _Sweep:
         return tuple(run.outcome(prompt_cache_bytes=held) for run in self._runs)
 
     def save(self, folder: Path) -> None:
-        """Write everything needed to go on exactly from here."""
+        """Write everything needed to go on exactly from here; nothing once all are given up."""
+        if all(run.is_given_up for run in self._runs):
+            return
         tensors: dict[str, Tensor] = {}
         for slot, run in enumerate(self._runs):
             own = run.tensors() | self._stepper.optimizer_tensors(slot)
@@ -244,7 +250,8 @@ class _Sweep:
         started = time.perf_counter()
         self._loss.read_ahead(before_block=lambda: self._stop_if(cancelled))
         for run in self._runs:
-            run.note_reading(time.perf_counter() - started)
+            if not run.is_done:
+                run.note_reading(time.perf_counter() - started)
 
     def _stop_if(self, cancelled: Callable[[], bool] | None) -> None:
         if cancelled is not None and cancelled():

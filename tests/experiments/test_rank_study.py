@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, replace
 
 import pytest
+import torch
 
 from adaptive_moe.errors import AdaptiveMoEError, DataError
 from adaptive_moe.experiments.rank_findings import compare, set_findings
@@ -17,7 +18,7 @@ from adaptive_moe.experiments.rank_runs import (
     read_records,
 )
 from adaptive_moe.experiments.rank_sets import load_set
-from adaptive_moe.experiments.rank_study import conduct
+from adaptive_moe.experiments.rank_study import begin, conduct
 from adaptive_moe.experiments.rank_workers import Workers
 from adaptive_moe.experiments.ranks_page import main, render
 from adaptive_moe.training.material import question_key
@@ -258,7 +259,7 @@ def test_real_runs_of_two_steps_have_the_budget_and_repeat_themselves():
 
 @pytest.mark.slow
 def test_runs_side_by_side_come_to_what_they_do_alone():
-    from adaptive_moe.experiments.rank_trial import Bench as PocketBench
+    from adaptive_moe.experiments.rank_trial import PocketRuns
 
     found = load_set("chemistry")
     small = replace(
@@ -271,17 +272,29 @@ def test_runs_side_by_side_come_to_what_they_do_alone():
     unknown = replace(runs[0], strategy="no-such-strategy")
     shorter = replace(runs[0], steps=1)
     asked = [runs[0], unknown, shorter, runs[1]]
-    by_abreast = []
-    for abreast in (1, 3):
-        with PocketBench({"chemistry": small}, abreast=abreast) as bench:
-            records = {each["key"]: each for each in bench.perform(asked)}
+    by_size = []
+    for at_once in (1, 3):
+        with PocketRuns({"chemistry": small}, at_once=at_once) as pocket:
+            records = {each["key"]: each for each in pocket.perform(asked)}
         assert records.keys() == {run.key for run in asked}
         assert records[unknown.key]["reason"].startswith("ValidationError: ")
-        by_abreast.append([records[run.key]["outcome"] for run in (*runs, shorter)])
-    for alone, abreast in zip(*by_abreast, strict=True):
-        assert abreast["loss"] == pytest.approx(alone["loss"], rel=1e-2)
-        assert abreast["parameters"] == alone["parameters"]
-    assert [each["parameters"] for each in by_abreast[1]] == [40960, 81920, 40960]
+        by_size.append([records[run.key]["outcome"] for run in (*runs, shorter)])
+    for alone, together in zip(*by_size, strict=True):
+        assert together["loss"] == pytest.approx(alone["loss"], rel=1e-2)
+    assert [each["parameters"] for each in by_size[1]] == [40960, 81920, 40960]
+
+
+def test_a_study_goes_on_where_it_began_and_nowhere_else(tmp_path):
+    path = tmp_path / "runs"
+    with RunFile(path) as file:
+        begin(file, PLAN, [], at_once=1, device=torch.device("cpu"))
+        begin(file, PLAN, [], at_once=2, device=torch.device("cpu"))
+    with (
+        RunFile(path) as file,
+        pytest.raises(DataError, match="of cpu, not of meta"),
+    ):
+        begin(file, PLAN, [], at_once=15, device=torch.device("meta"))
+    assert len(read_records(path)) == 2
 
 
 @pytest.mark.slow

@@ -89,3 +89,19 @@ def test_every_step_of_a_sweep_is_the_trainers(activation):
         for name, factor in ours.factors.items():
             other = theirs.factors[name] if name.startswith("a.") else theirs.factors[name].T
             assert (factor - other).norm() <= 1e-5 * other.norm(), name
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_sweep_tells_what_it_could_not_measure(monkeypatch):
+    from adaptive_moe.experiments import packed_sweep
+    from adaptive_moe.experiments.plan import Plan
+
+    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr(packed_sweep, "_RANKS", (2, 4))
+    monkeypatch.setattr(packed_sweep, "_SEEDS", (0,))
+    found = packed_sweep.run(Plan(quick=True), lambda _: None).figures
+    losses, factors, on_gpu, beside_trainer, beside_ours = found
+    assert losses.verdict(contended=False) == factors.verdict(contended=False) == "met"
+    assert on_gpu.note.endswith("this machine has no CUDA device")
+    assert beside_trainer.rounds == beside_ours.rounds == 3
+    assert torch.get_default_dtype() is torch.float32

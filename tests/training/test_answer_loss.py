@@ -182,6 +182,21 @@ def test_prompts_are_the_base_s_while_another_thread_uses_an_expert(llama, examp
     assert torch.equal(prompt_keys(alone), prompt_keys(beside))
 
 
+def test_prompts_are_read_no_further_than_to_their_key_values(llama, examples, make_bank):
+    encoded = encode_examples(llama, examples[:4]).examples
+    counts = []
+    llama.model.model.layers[-1].mlp.register_forward_pre_hook(
+        lambda _module, given: counts.append(given[0].shape)
+    )
+    loss = AnswerLoss(llama, make_bank(llama), encoded, activation="answer", prompt_cache_bytes=0)
+    counts.clear()
+    with loss.active({}):
+        prompts = loss.prompts(range(4))
+        assert not counts
+        loss.compute(range(4), prompts)
+    assert counts
+
+
 def test_exact_means_that_greedy_decoding_gives_the_answer(llama, make_bank):
     prompt = (("user", "hello there"),)
     prompt_ids = llama.encode("hello there").prompt_ids

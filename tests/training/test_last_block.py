@@ -10,8 +10,9 @@ from adaptive_moe.training.last_block import LastBlock
 from tests.support.tiny_models import tiny_language_model
 from tests.training.test_answer_loss import losses_and_gradients, random_weights
 
+# The longest prompt reaches beyond mistral's window of 16 tokens, so that it slides.
 EXAMPLES = [
-    EncodedExample(tuple(range(50, 53 + 3 * row)), (*range(100, 101 + row % 3), 2))
+    EncodedExample(tuple(range(50, 53 + 8 * row)), (*range(100, 101 + row % 3), 2))
     for row in range(4)
 ]
 NEEDED = sum(len(example.answer_ids) for example in EXAMPLES)

@@ -6,6 +6,7 @@ import torch
 from adaptive_moe.training import answer_loss, layouts, packing
 from adaptive_moe.training.answer_loss import AnswerLoss
 from adaptive_moe.training.encoding import encode_examples
+from adaptive_moe.training.last_block import LastBlock
 from adaptive_moe.training.layouts import lay_out
 from adaptive_moe.training.packing import PackedLayer, can_pack, packed
 from tests.support.tiny_models import tiny_language_model
@@ -16,6 +17,16 @@ _CPU = torch.device("cpu")
 @pytest.mark.parametrize("architecture", ["llama", "mistral", "qwen2", "gpt2", "gpt_neox"])
 def test_models_that_look_attention_up_are_packed(architecture):
     assert can_pack(tiny_language_model(architecture))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_a_base_of_less_precision_is_packed_as_well(architecture, dtype):
+    language_model = tiny_language_model(architecture)
+    language_model.model.to(dtype)
+    states = answer_loss._states_function(language_model)
+    assert can_pack(language_model)
+    assert LastBlock(language_model).gives_the_same(states[0])
 
 
 @pytest.mark.parametrize("architecture", ["gemma2", "bloom"])

@@ -1,10 +1,12 @@
 """Trainings that share their passes come to what each would have come to alone."""
 
 import pytest
+import torch
 
 from adaptive_moe.errors import DivergedError, InsufficientMemoryError, TrainingInterruptedError
 from adaptive_moe.models.linear_layers import upper_blocks
 from adaptive_moe.models.loading import adopt
+from adaptive_moe.training import layouts
 from adaptive_moe.training.ranks import plan_ranks
 from adaptive_moe.training.trainer import Slot, train_lora, train_sweep
 from tests.support.tiny_models import tiny_language_model, tiny_model
@@ -81,10 +83,39 @@ def test_every_slot_comes_to_what_it_would_alone(
 def test_a_gpu_gives_every_slot_the_same(make_bank, examples, steady):
     model, tokenizer = tiny_model("llama")
     language_model = adopt(model.to("cuda"), tokenizer)
+    sizes = limit_memory(language_model, lambda _rows, _count: True)
     found = sweep(language_model, make_bank, examples, steady)
+    assert max(sizes) == 3 * steady.micro_batch_size
     for slot, result in zip(slots_for(language_model), found, strict=True):
         expected = alone(language_model, make_bank, examples, steady, slot)
         assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-4)
+
+
+@pytest.mark.parametrize("activation", ["answer", "prompt"])
+def test_parts_of_like_length_hold_rows_of_several_slots(
+    activation, make_bank, examples, steady, monkeypatch
+):
+    settings = steady.model_copy(update={"activation": activation})
+    whole = sweep(tiny_language_model("llama"), make_bank, examples, settings)
+    monkeypatch.setattr(layouts, "_WORTH_A_PART", 8)
+    parted = sweep(tiny_language_model("llama"), make_bank, examples, settings)
+    for first, second in zip(whole, parted, strict=True):
+        assert first.loss_after == pytest.approx(second.loss_after, rel=1e-5)
+
+
+def test_a_prompt_that_several_slots_ask_for_is_read_once(make_bank, examples, steady):
+    language_model = tiny_language_model("llama")
+    rows = []
+    language_model.model.get_decoder().register_forward_pre_hook(
+        lambda _module, given, named: rows.append(len(given[0] if given else named["input_ids"])),
+        with_kwargs=True,
+    )
+    settings = steady.model_copy(
+        update={"prompt_cache_bytes": 0, "max_steps": 1, "evaluate_every": 1}
+    )
+    plan = slots_for(language_model)[0].plan
+    sweep(language_model, make_bank, examples, settings, [Slot(plan, 1)] * 5)
+    assert max(rows) <= 5  # slots are rows of a pass; of prompts there are three at a time
 
 
 def test_blocks_below_all_slots_are_skipped_as_for_one(make_bank, examples, steady):
@@ -125,7 +156,17 @@ def test_a_slot_that_diverges_leaves_the_others_alone(tmp_path, llama, make_bank
         expected = alone(llama, make_bank, examples, settings, slot)
         assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-5)
         assert result.skipped_steps == 0
-    again = sweep(llama, make_bank, examples, settings, slots, checkpoint=tmp_path)
+    told = []
+    again = sweep(
+        llama,
+        make_bank,
+        examples,
+        settings,
+        slots,
+        checkpoint=tmp_path,
+        listener=lambda slot, progress: told.append((slot, progress.step)),
+    )
+    assert told == [(0, 5), (1, 4), (2, 5)]  # told again, not taken again
     assert str(again[1]) == str(found[1])
     assert same_weights(again[2].weights, found[2].weights)
 
@@ -179,16 +220,38 @@ def test_an_interrupted_sweep_ends_in_the_same_weights(tmp_path, make_bank, exam
     assert [each.history for each in whole] == [each.history for each in resumed]
 
 
-def test_memory_shortage_halves_the_micro_batch_then_the_slots(make_bank, examples, quick):
+def test_memory_shortage_halves_the_micro_batch_then_the_slots(make_bank, examples, steady):
+    """Four slots of two examples a pass at first; two examples fit, so it is two slots of one."""
     scarce = tiny_language_model("llama")
-    sizes = limit_memory(scarce, lambda rows, _count: rows <= 1)
-    found = sweep(scarce, make_bank, examples, quick)
-    assert sizes[:6] == [24, 12, 6, 3, 1, 1]
-    assert len(sizes) == 4 + 3 * quick.batch_size * quick.max_steps
-    single = quick.model_copy(update={"micro_batch_size": 1})
+    sizes = limit_memory(scarce, lambda rows, _count: rows <= 2)
+    slots = [*slots_for(scarce), Slot(slots_for(scarce)[0].plan, 5)]
+    settings = steady.model_copy(update={"micro_batch_size": 2})
+    found = sweep(scarce, make_bank, examples, settings, slots)
+    assert sizes[:4] == [8, 4, 2, 2]
+    assert len(sizes) == 2 + 2 * settings.batch_size * settings.max_steps
+    for slot, result in zip(slots, found, strict=True):
+        expected = alone(tiny_language_model("llama"), make_bank, examples, steady, slot)
+        assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-5)
+
+
+def test_an_evaluation_is_cut_until_it_fits_as_well(make_bank, examples, steady):
+    scarce, asked = tiny_language_model("llama"), []
+
+    def allocate(_module, arguments, keywords):
+        ids = arguments[0] if arguments else keywords["input_ids"]
+        rows = int((ids == scarce.header_ids[0]).sum())
+        if rows and not torch.is_grad_enabled():
+            asked.append(rows)
+            if rows > 3:
+                raise torch.OutOfMemoryError("out of memory")
+
+    scarce.model.get_decoder().register_forward_pre_hook(allocate, with_kwargs=True)
+    found = sweep(scarce, make_bank, examples, steady)
+    first = asked.index(9)
+    assert asked[first : first + 2] == [9, 3]
     for slot, result in zip(slots_for(scarce), found, strict=True):
-        expected = alone(tiny_language_model("llama"), make_bank, examples, single, slot)
-        assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-2)
+        expected = alone(tiny_language_model("llama"), make_bank, examples, steady, slot)
+        assert result.loss_after == pytest.approx(expected.loss_after, rel=1e-5)
 
 
 def test_when_nothing_fits_it_says_so(llama, make_bank, examples, quick):

@@ -13,6 +13,7 @@ from adaptive_moe.errors import (
     TooFewExamplesError,
     TrainingInterruptedError,
 )
+from adaptive_moe.training import divergence
 from adaptive_moe.training.adapter import Adapter
 from adaptive_moe.training.checkpoints import remove_checkpoint
 from adaptive_moe.training.divergence import check_convergence
@@ -164,6 +165,29 @@ def test_reading_the_prompts_ahead_can_be_stopped_and_gone_on_from(
     assert steps == [1, 2, 3, 4, 5, 6]
     assert same_weights(whole.weights, resumed.weights)
     assert whole.history == resumed.history
+
+
+def test_a_training_that_diverged_is_no_success_when_it_is_resumed(
+    tmp_path, monkeypatch, llama, make_bank, examples, quick
+):
+    """Its listener fails after the last checkpoint, before anybody asked whether it converged.
+
+    A model this small never diverges; here it counts as that whatever its loss is.
+    """
+    monkeypatch.setattr(divergence, "_BLOWN_UP", 0.1)
+    settings = quick.model_copy(
+        update={"learning_rate": 1e-6, "checkpoint_every": 1, "batch_size": 16}
+    )
+
+    def fail(progress):
+        if progress.step == settings.max_steps:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        train(llama, make_bank, examples, settings, checkpoint=tmp_path, listener=fail)
+    for _ in range(2):
+        with pytest.raises(DivergedError, match="rose from"):
+            train(llama, make_bank, examples, settings, checkpoint=tmp_path)
 
 
 def test_a_finished_training_is_kept_until_its_result_is_used(
