@@ -243,7 +243,7 @@ class AnswerLoss:
         needed = [self._answer_length(index) for index in indexes]
         before = [len(self._tokens(i)) - own for i, own in zip(indexes, needed, strict=True)]
         device = self._language_model.device
-        return lay_out(before, needed, device=device, slots=layout.slots, like=layout)
+        return lay_out(before, needed, device=device, slots=layout.slots, tail_of=layout)
 
     def _padded(self, indexes: Sequence[int], prompts: Prompts) -> _Run:
         width = max(self._answer_length(index) for index in indexes)

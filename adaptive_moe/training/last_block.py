@@ -69,7 +69,7 @@ class LastBlock:
         """Two rows of any tokens, of which the last one and the last two are wanted."""
         device = self._language_model.device
         layout = lay_out((0, 0), (4, 5), device=device, slots=slots)
-        tail = lay_out((3, 3), (1, 2), device=device, slots=slots, like=layout)
+        tail = lay_out((3, 3), (1, 2), device=device, slots=slots, tail_of=layout)
         needed = torch.tensor([3, 7, 8], device=device)
         ids = layout.spread(torch.arange(3, 12, device=device))
 

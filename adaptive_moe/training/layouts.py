@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import accumulate, pairwise, zip_longest
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -17,7 +17,8 @@ class Part:
     """Rows that are attended to together: the tokens from `start` to `stop` of a pass.
 
     `places` says where they lie in rows padded on the right to `width`; None where nothing is
-    padded. The prompts before them are padded on the left to `prompt_width`.
+    padded. The prompts before them are padded on the left to `prompt_width`. Where the rows are but
+    the last tokens of longer ones, those are the `whole`.
     """
 
     start: int
@@ -26,6 +27,7 @@ class Part:
     places: Int[Tensor, " token"] | None
     prompts: Int[Tensor, " row"]
     prompt_width: int
+    whole: "Part | None" = None
     _masks: dict[int | None, Tensor] = field(default_factory=dict)
 
     @property
@@ -33,12 +35,10 @@ class Part:
         """How many there are."""
         return len(self.prompts)
 
-    def mask(self, over: "Part", window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
-        """What every token sees of `over`: all before it and itself, or the last `window` of them.
-
-        Those are these rows themselves, or those whose last tokens they are.
-        """
+    def mask(self, window: int | None) -> Bool[Tensor, "row 1 time all_time"]:
+        """What every token sees: all before it and itself, or the last `window` of them."""
         if window not in self._masks:
+            over = self.whole or self
             there = torch.arange(over.prompt_width + over.width, device=self.prompts.device)
             keys = there - (over.prompt_width - over.prompts)[:, None]
             own = self.prompts[:, None] + torch.arange(self.width, device=self.prompts.device)
@@ -94,23 +94,25 @@ def lay_out(
     *,
     device: torch.device,
     slots: Sequence[int] = (),
-    like: Layout | None = None,
+    tail_of: Layout | None = None,
 ) -> Layout:
     """The layout of rows that have so many tokens each, after prompts of so many.
 
-    `slots` tells of every row whose it is, counted from 0; without them all are of one. Rows lie in
-    the order and the parts of `like`, where there is one.
+    `slots` tells of every row whose it is, counted from 0; without them all are of one. Rows that
+    are the last tokens of those in `tail_of` lie in its order and parts.
     """
     order = sorted(range(len(tokens)), key=lambda row: (prompts[row], tokens[row], row))
     lengths = [prompts[row] + tokens[row] for row in order]
-    ranges = _alike(lengths, 0, len(lengths))
-    if like is not None:
-        order, ends = list(like.order), accumulate((part.rows for part in like.parts), initial=0)
-        ranges = pairwise(ends)
+    ranges = list(_alike(lengths, 0, len(lengths)))
+    wholes: tuple[Part, ...] = ()
+    if tail_of is not None:
+        order, wholes = list(tail_of.order), tail_of.parts
+        ranges = list(pairwise(accumulate((part.rows for part in wholes), initial=0)))
     parts, start = [], 0
-    for first, last in ranges:
+    for (first, last), whole in zip_longest(ranges, wholes):
         rows = order[first:last]
-        parts.append(_part(start, [prompts[r] for r in rows], [tokens[r] for r in rows], device))
+        sizes = [prompts[row] for row in rows], [tokens[row] for row in rows]
+        parts.append(_part(start, *sizes, device, whole))
         start = parts[-1].stop
     positions = [prompts[row] + place for row in order for place in range(tokens[row])]
     placed = torch.tensor([positions], device=device)
@@ -151,7 +153,13 @@ def _alike(lengths: Sequence[int], first: int, last: int) -> Iterator[tuple[int,
         yield from _alike(lengths, cut, last)
 
 
-def _part(start: int, prompts: Sequence[int], tokens: Sequence[int], device: torch.device) -> Part:
+def _part(
+    start: int,
+    prompts: Sequence[int],
+    tokens: Sequence[int],
+    device: torch.device,
+    whole: Part | None,
+) -> Part:
     width = max(tokens)
     places = None
     if min(tokens) < width:
@@ -164,4 +172,5 @@ def _part(start: int, prompts: Sequence[int], tokens: Sequence[int], device: tor
         places,
         torch.tensor(prompts, device=device),
         max(prompts),
+        whole,
     )

@@ -102,7 +102,7 @@ class PackedLayer(DynamicLayer):
             rows = (_unpacked(queries, own), _unpacked(keys, part), _unpacked(values, part))
             slides = self._window is not None and self._window < part.width
             is_masked = self.prompts or slides or own is not part
-            mask = own.mask(part, self._window) if is_masked else None
+            mask = own.mask(self._window) if is_masked else None
             if self.prompts and mask is not None:
                 padded = _after_prompts(module, rows, self.prompts[place], mask, options)
             else:
@@ -152,11 +152,7 @@ def can_pack(language_model: LanguageModel) -> bool:
     mask = torch.ones_like(ids)
     mask[0, 0] = 0
     try:
-        return all(
-            _packs(language_model, ids, mask, prompt=prompt, slots=slots)
-            for prompt in (3, 0)
-            for slots in ((), (0, 1))
-        )
+        return all(_packs(language_model, ids, mask, prompt=prompt) for prompt in (3, 0))
     except (AttributeError, IndexError, KeyError, TypeError, ValueError, RuntimeError):
         return False
 
@@ -167,32 +163,36 @@ def _packs(
     mask: Int[Tensor, "row time"],
     *,
     prompt: int,
-    slots: Sequence[int],
 ) -> bool:
-    """Whether what follows the first so many ids gets the logits that it gets in padded rows."""
+    """Whether what follows the first so many ids gets the logits that it gets in padded rows.
+
+    Once end to end, and once as two slots.
+    """
     model, positions = cast("Any", language_model.model), (mask.cumsum(dim=1) - 1).clamp_min(0)
     whole = DynamicCache()
     options = {"attention_mask": mask, "position_ids": positions, "use_cache": True}
     wanted = model(ids, past_key_values=whole, **options).logits[:, prompt:]
     used = mask[:, prompt:].bool()
-    prompts, tokens = mask[:, :prompt].sum(dim=1).tolist(), used.sum(dim=1).tolist()
-    layout = lay_out(prompts, tokens, device=ids.device, slots=slots)
-    assert layout.order == (0, 1)
-    assert len(layout.parts) == 1
     kept = [
         [(layer.keys[:, :, :prompt], layer.values[:, :, :prompt])]
         for layer in cast("list[Any]", whole.layers)
     ]
-    cache = packed_cache(language_model, layout, kept if prompt else ())
-    with packed(language_model):
-        found = model(
-            layout.spread(ids[:, prompt:][used]),
-            past_key_values=cache,
-            position_ids=layout.positions,
-            use_cache=True,
-        ).logits.flatten(0, 1)
-    found = layout.taken(found)
-    return are_alike(found, wanted[used])
+    prompts, tokens = mask[:, :prompt].sum(dim=1).tolist(), used.sum(dim=1).tolist()
+    for slots in ((), (0, 1)):
+        layout = lay_out(prompts, tokens, device=ids.device, slots=slots)
+        assert layout.order == (0, 1)
+        assert len(layout.parts) == 1
+        cache = packed_cache(language_model, layout, kept if prompt else ())
+        with packed(language_model):
+            found = model(
+                layout.spread(ids[:, prompt:][used]),
+                past_key_values=cache,
+                position_ids=layout.positions,
+                use_cache=True,
+            ).logits
+        if not are_alike(layout.taken(found.flatten(0, 1)), wanted[used]):
+            return False
+    return True
 
 
 def are_alike(found: Float[Tensor, "*any"], expected: Float[Tensor, "*any"]) -> bool:

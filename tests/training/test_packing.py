@@ -92,9 +92,9 @@ def test_little_padding_is_worth_no_part():
 def test_a_token_sees_its_own_row_and_no_further_back_than_the_window():
     (part,) = lay_out((1, 2), (2, 2), device=_CPU).parts
     every = [[[0, 1, 1, 0], [0, 1, 1, 1]], [[1, 1, 1, 0], [1, 1, 1, 1]]]
-    assert part.mask(part, None)[:, 0].int().tolist() == every
+    assert part.mask(None)[:, 0].int().tolist() == every
     two = [[[0, 1, 1, 0], [0, 0, 1, 1]], [[0, 1, 1, 0], [0, 0, 1, 1]]]
-    assert part.mask(part, 2)[:, 0].int().tolist() == two
+    assert part.mask(2)[:, 0].int().tolist() == two
 
 
 def test_rows_of_a_slot_lie_end_to_end_and_are_attended_to_together():

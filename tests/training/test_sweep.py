@@ -197,24 +197,21 @@ def test_a_slot_that_has_learnt_everything_lets_the_others_go_on(llama, make_ban
 def test_an_interrupted_sweep_ends_in_the_same_weights(tmp_path, make_bank, examples, quick):
     whole = sweep(tiny_language_model("llama"), make_bank, examples, quick)
     told = []
-    with pytest.raises(TrainingInterruptedError, match="after step 4"):
-        sweep(
+
+    def go_on(**more):
+        return sweep(
             tiny_language_model("llama"),
             make_bank,
             examples,
             quick,
             checkpoint=tmp_path / "run",
             listener=lambda slot, progress: told.append((slot, progress.step)),
-            cancelled=lambda: (2, 4) in told,
+            **more,
         )
-    resumed = sweep(
-        tiny_language_model("llama"),
-        make_bank,
-        examples,
-        quick,
-        checkpoint=tmp_path / "run",
-        listener=lambda slot, progress: told.append((slot, progress.step)),
-    )
+
+    with pytest.raises(TrainingInterruptedError, match="after step 4"):
+        go_on(cancelled=lambda: (2, 4) in told)
+    resumed = go_on()
     assert told == [(slot, step) for step in range(1, 7) for slot in range(3)]
     assert all(same_weights(a.weights, b.weights) for a, b in zip(whole, resumed, strict=True))
     assert [each.history for each in whole] == [each.history for each in resumed]
